@@ -1,0 +1,37 @@
+# Everything runs in .venv, which is made once and reused; PYTHON chooses the interpreter it is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint format clean
+
+help:  ## Show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(INSTALLED): setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else \
+	  "composer_kd needs Python 3.10, 3.11 or 3.12; $(PYTHON) is %d.%d. Run: make PYTHON=python3.11 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	@echo 'Installing composer_kd and what it needs (PyTorch among it): some minutes, once.'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+install: $(INSTALLED)  ## Make .venv and install everything into it
+
+quickstart: $(INSTALLED)  ## Show what distillation from an earlier run saves, on real data (3 minutes)
+	$(BIN)/python scripts/quickstart.py
+
+test: $(INSTALLED)  ## Run the tests (part of them: make test ARGS=tests/functional)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## Mend what ruff can mend
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the environment and caches, not your runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,55 @@
+"""Package definition; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r"__version__ = '(.+?)'", (here / 'composer_kd' / '__init__.py').read_text())
+assert version is not None
+
+requires = [
+    'mosaicml>=0.32,<0.33',
+    'torch>=2.6',
+    'torchvision',
+    'torchmetrics',
+    'transformers>=4.40,<5',
+    'numpy',
+    'omegaconf>=2.3,<3',
+    'pydantic>=2.7,<3',
+    'PyYAML',
+    'click>=8.1',
+    'rich>=13',
+    'matplotlib>=3.7',
+    'scikit-learn>=1.3',
+    'safetensors>=0.4',
+]
+extras = {
+    # what make test and make lint need
+    'test': ['pytest>=8', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3'],
+    # teachers in object stores; each is what Composer itself needs for that store
+    's3': ['mosaicml[s3]>=0.32,<0.33'],
+    'gcs': ['mosaicml[gcs]>=0.32,<0.33'],
+    'oci': ['mosaicml[oci]>=0.32,<0.33'],
+    'databricks': ['mosaicml[databricks]>=0.32,<0.33'],
+    # loggers
+    'tensorboard': ['mosaicml[tensorboard]>=0.32,<0.33'],
+    'wandb': ['mosaicml[wandb]>=0.32,<0.33'],
+    'mlflow': ['mosaicml[mlflow]>=0.32,<0.33'],
+}
+
+setup(
+    name='composer_kd',
+    version=version.group(1),
+    description='Knowledge distillation from earlier training runs, for MosaicML Composer',
+    long_description=(here / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['composer_kd', 'composer_kd.*']),
+    package_data={'composer_kd': ['py.typed']},
+    python_requires='>=3.10,<3.13',
+    install_requires=requires,
+    extras_require=extras,
+    entry_points={'console_scripts': ['composer-kd = composer_kd.cli:main']},
+)

@@ -1,0 +1,18 @@
+import os
+
+# Small models on few cores: threads that wait for each other cost more than they give, and ranks and tests run beside
+# each other. Set before torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('MKL_NUM_THREADS', '1')
+os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    torch.manual_seed(0)

@@ -1,0 +1,69 @@
+"""The directions of imports: each room of the package may import only from those above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / 'composer_kd'
+
+# From the top down. Rooms on one line stand side by side and may not import from each other.
+ROOMS = [
+    ['names'],
+    ['functional'],
+    ['losses', 'components', 'runs'],
+    ['schedule', 'values', 'batches', 'meter'],
+    ['models'],
+    ['teachers'],
+    ['term'],
+    ['settings'],
+    ['decision', 'joining'],
+    ['distillation'],
+    ['callbacks'],
+    ['recipes'],
+    ['studies'],
+    ['report'],
+    ['cli'],
+]
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+# What reads run folders only must start without torch, so it may import nothing that needs it.
+TORCH_FREE = {'names': {'names'}, 'runs': {'names', 'runs'}, 'report': {'names', 'runs', 'report'}}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}: relative import'
+            modules = [node.module]
+            if node.module == 'composer_kd':
+                modules = [f'composer_kd.{alias.name}' for alias in node.names]
+        found |= {m.split('.')[1] for m in modules if m.startswith('composer_kd.')}
+    return found
+
+
+FILES = [path for path in sorted(PACKAGE.rglob('*.py')) if path != PACKAGE / '__init__.py']
+
+
+@pytest.mark.parametrize('path', FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
+def test_imports_only_from_above(path):
+    room = room_of(path)
+    assert room in LEVEL, f'{room} has no place among the rooms'
+    for other in imported_rooms(path) - {room, '__version__'}:
+        assert LEVEL[other] < LEVEL[room], f'{room} imports from {other}, which stands below or beside it'
+        assert room not in TORCH_FREE or other in TORCH_FREE[room], f'{room} must not need torch; {other} does'
+
+
+@pytest.mark.parametrize('path', FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
+def test_files_stay_readable(path):
+    assert len(path.read_text().splitlines()) <= 320, 'a file this long is asking to be split'
+    if path.name == '__init__.py':
+        kinds = {type(node).__name__ for node in ast.parse(path.read_text()).body}
+        assert kinds <= {'Expr', 'Import', 'ImportFrom', 'Assign', 'AnnAssign'}, '__init__.py only re-exports'
