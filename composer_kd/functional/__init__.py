@@ -1,0 +1,24 @@
+"""The maths of distillation: pure functions on tensors."""
+
+from composer_kd.functional.combine import combine_logits, combine_probabilities
+from composer_kd.functional.divergences import (
+    binary_kl_divergence,
+    jensen_shannon,
+    kl_divergence,
+    reverse_kl,
+)
+from composer_kd.functional.reduction import masked_mean
+from composer_kd.functional.targets import hard_label, mse, soft_cross_entropy
+
+__all__ = [
+    'binary_kl_divergence',
+    'combine_logits',
+    'combine_probabilities',
+    'hard_label',
+    'jensen_shannon',
+    'kl_divergence',
+    'masked_mean',
+    'mse',
+    'reverse_kl',
+    'soft_cross_entropy',
+]
