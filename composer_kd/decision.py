@@ -1,0 +1,119 @@
+"""What distillation does on each batch: the schedule, bound to one training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from composer.core import State
+
+from composer_kd import schedule
+from composer_kd.schedule import Anchor, Clock, Window
+from composer_kd.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One batch's: whether, how strongly, and whom to ask."""
+
+    on: bool = False
+    kd_loss_weight: float = 0.0
+    temperature: float | None = None
+    teachers: tuple[int, ...] = ()
+    weights: Mapping[int, float] = field(default_factory=dict)
+    shown_temperature: float | None = None
+
+    def metrics(self, names: Sequence[str]) -> dict[str, float]:
+        """What is logged of the decision: ``kd/active``, ``kd/weight``, ``kd/temperature``, ``kd/teacher/NAME``."""
+        shown = {'kd/active': float(self.on), 'kd/weight': self.kd_loss_weight}
+        if self.on and self.shown_temperature is not None:
+            shown['kd/temperature'] = self.shown_temperature
+        return {**shown, **{f'kd/teacher/{name}': float(i in self.teachers) for i, name in enumerate(names)}}
+
+
+class Plan:
+    """The schedule of one training. It keeps no random state: only the window, as resolved when the training began."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._s = settings
+        self._window: Window | None = None
+        self._anchor: Anchor | None = None
+        self._seed = 0
+
+    def fit_start(self, state: State) -> None:
+        """Resolve the window, or keep the one that an earlier part of the training resolved.
+
+        Raises:
+            ValueError: If the window's start lies after its end, or a scheduler gives a value out of range.
+        """
+        assert state.max_duration is not None
+        length = None if state.dataloader_len is None else int(state.dataloader_len)
+        window = Window(*(
+            schedule.resolve(time, state.max_duration, length, where)
+            for time, where in ((self._s.start, 'start'), (self._s.end, 'end'))
+        ))
+        first, last = window.start.in_batches(length), window.end.in_batches(length)
+        if first is not None and last is not None and first > last:
+            raise ValueError(
+                f"start: '{self._s.plain['start']}' is batch {float(first):g} of this training, after end "
+                f"'{self._s.plain['end']}', which is batch {float(last):g}. Give a start before the end.",
+            )
+        if self._window is None:
+            self._window = window
+            self._anchor = window.anchor(length)
+        elif window != self._window:
+            log.warning(
+                'Distillation keeps the window it had when this training began (%s); for its present length '
+                'start=%s and end=%s would be %s.', schedule.describe(self._window), self._s.plain['start'],
+                self._s.plain['end'], schedule.describe(window),
+            )
+        self._seed = state.rank_zero_seed if self._s.seed is None else self._s.seed
+        for value in (self._s.kd_loss_weight, self._s.temperature):
+            if value is not None:
+                value.look_ahead(state)
+
+    def closed(self, state: State) -> bool:
+        """Whether distillation is over for good."""
+        assert self._window is not None
+        return self._window.closed(Clock.of(state.timestamp))
+
+    def decide(self, state: State) -> Decision:
+        """The decision for the batch that ``state`` is at."""
+        assert self._window is not None
+        clock = Clock.of(state.timestamp)
+        if not self._window.contains(clock):
+            return Decision()
+        if self._anchor is None:
+            self._anchor = Anchor(clock.batch, clock.epoch)
+        s = self._s
+        if not schedule.is_on(clock, self._window, self._anchor, s.interval, s.probability, self._seed):
+            return Decision()
+        shares = [spec.weight for spec in s.specs]
+        chosen = schedule.choose(
+            clock, self._anchor, s.interval, shares, s.teachers_per_batch, s.sampling, self._seed,
+        )
+        # Teachers drawn by weight have had their share in the draw; in the average they are equal.
+        drawn = s.sampling == 'random' and len(chosen) < len(shares)
+        temperature = None if s.temperature is None else s.temperature.at(state)
+        return Decision(
+            True, s.kd_loss_weight.at(state), temperature, chosen, {i: 1.0 if drawn else shares[i] for i in chosen},
+            s.loss.settings.get('temperature') if temperature is None else temperature,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The window and its first batch, in plain types."""
+        return {
+            'window': dict(schedule.describe(self._window)) if self._window else {},
+            'anchor': [self._anchor.batch, self._anchor.epoch] if self._anchor else [],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the window of the training that is resumed."""
+        if state.get('window'):
+            self._window = schedule.restore(state['window'])
+        if state.get('anchor'):
+            self._anchor = Anchor(*state['anchor'])

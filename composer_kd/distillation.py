@@ -1,0 +1,308 @@
+"""Knowledge distillation as a Composer algorithm: what happens at which event."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from composer.core import Algorithm, Event, State, get_precision_context
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor
+
+from composer_kd import joining
+from composer_kd.batches import Key, LogitsKey, counting, find_logits, target_of
+from composer_kd.decision import Decision, Plan
+from composer_kd.meter import Meter
+from composer_kd.settings import Settings
+from composer_kd.teachers import Look, Teacher, build_teachers
+from composer_kd.term import Share, kd_term, rows_that_count
+
+_EVENTS = frozenset({
+    Event.FIT_START, Event.BEFORE_TRAIN_BATCH, Event.AFTER_FORWARD, Event.BEFORE_BACKWARD, Event.BATCH_END,
+})
+
+
+class Distillation(Algorithm):
+    r"""Teach a student from the logits of earlier models, for part of its training or all of it.
+
+    While distillation is on, the loss is ``base_loss_weight * base + kd_loss_weight * kd``; while it is off, ``base``
+    alone. Off means off: no teacher runs and, once the window has closed for good, none is kept in memory. Teachers
+    never learn, never leave eval mode and never enter the student's checkpoints.
+
+    After *Reduce, Reuse, Recycle* (Blakeney et al. 2022, arXiv 2211.00683) and *Knowledge Distillation for Efficient
+    Sequences of Training Runs* (Liu et al. 2023, arXiv 2303.06480).
+
+    Args:
+        teachers: One teacher or a sequence of them. Each is an ``nn.Module`` (called on the batch's input), a
+            ``ComposerModel`` (called on the batch, labels withheld), ``{run: FOLDER}`` (an earlier run; nothing else to
+            say), ``{checkpoint: PATH_OR_URI, model: {name: ..., ...}}`` (without ``model``: the student's own
+            architecture after the other algorithms' surgery; with it, ``algorithms`` may name what rewrote it), or
+            ``{module: nn.Module}``. A mapping may carry ``name``, ``weight`` (default 1) and ``logits_key``.
+        loss: A name, ``{name: ..., **settings}``, or a function of (student_logits, teacher_logits). See
+            :mod:`composer_kd.losses` for the names. Its ``temperature`` may follow a scheduler, as ``kd_loss_weight``.
+        kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or
+            ``{scheduler_name: settings}``.
+        base_loss_weight: Weight of the model's own loss while distillation is on, 0 or more.
+        start: First moment of the window, a Composer time string (``ep``, ``ba``, ``sp``, ``tok``, ``dur``, ``iter``).
+        end: The moment the window closes, itself outside it.
+        interval: Every how many batches (``4``, ``'4ba'``) or epochs (``'10ep'``) of the window, its first included.
+        probability: The share of those batches that is kept, each by its own draw; above 0, at most 1.
+        teachers_per_batch: How many teachers answer for a batch; ``None`` for all.
+        sampling: How they are chosen: ``'random'`` (by weight, without replacement) or ``'round_robin'`` (in turn).
+        combine: How several answers become one: the mean of their ``'logits'`` or of their ``'probabilities'``.
+        input_key: Where a batch holds the input of a plain module, if not in the usual place.
+        target_key: Where a batch holds the labels, if not in the usual place (``'labels'``, or the second item).
+        logits_key: Where outputs hold the logits: a key, an index or a function. Default: the output itself, its
+            ``logits``, or a tuple's first floating-point tensor of two or more dimensions.
+        ignore_index: The label of samples and tokens that do not count.
+        check_batches: On how many of the first batches to look at every teacher (shape, finite values, better than
+            chance) before it is trusted; 0 for none. Looking costs one forward per teacher that does not run anyway.
+        seed: Of the choices by chance; ``None`` for the run's own.
+
+    Raises:
+        TypeError: For a value of the wrong kind.
+        ValueError: For a value out of range, an unknown name, or settings that do not go together; at the trainer's
+            start for a teacher that cannot be loaded or does not fit; on the first batch for one that gives other
+            shapes or values that are not finite.
+        FileNotFoundError: For a missing run folder or checkpoint.
+
+    Events:
+        ``INIT`` (last of all algorithms) loads the teachers; ``FIT_START`` resolves the window; ``BEFORE_TRAIN_BATCH``
+        decides; ``AFTER_FORWARD`` runs teachers and loss; ``BEFORE_BACKWARD`` joins the loss; ``BATCH_END`` logs.
+
+    State touched:
+        ``state.loss``, and the order of ``state.algorithms`` (this one moves to the end, so that losses interpolated by
+        MixUp and CutMix are complete before the KD term joins).
+
+    Checkpoint:
+        Numbers and strings only: the window as resolved, the cost so far, and the teachers' origins and digests.
+
+    Known interactions:
+        Works with LabelSmoothing, MixUp and CutMix (both modes; the teacher sees the mixed input), SAM (two teacher
+        forwards a step, as two student forwards), SelectiveBackprop (the selected samples), EMA, SWA,
+        ProgressiveResizing (the resized input), BlurPool, ChannelsLast and GradientClipping. A second
+        ``Distillation`` in one trainer is refused: give one of them all teachers.
+
+    Example:
+        >>> from composer_kd import Distillation
+        >>> kd = Distillation(teachers=torch.nn.Linear(4, 3), loss={'name': 'kl_divergence', 'temperature': 4.0},
+        ...                   end='0.5dur')
+        >>> kd.settings['end']
+        '0.5dur'
+    """
+
+    def __init__(
+        self,
+        teachers: torch.nn.Module | Mapping[str, Any] | Sequence[torch.nn.Module | Mapping[str, Any]],
+        loss: Any = 'kl_divergence',
+        kd_loss_weight: Any = 0.9,
+        base_loss_weight: float = 0.1,
+        start: str = '0dur',
+        end: str = '1dur',
+        interval: str | int = 1,
+        probability: float = 1.0,
+        teachers_per_batch: int | None = None,
+        sampling: str = 'random',
+        combine: str = 'logits',
+        input_key: Key = None,
+        target_key: Key = None,
+        logits_key: LogitsKey = None,
+        ignore_index: int = -100,
+        check_batches: int = 2,
+        seed: int | None = None,
+    ) -> None:
+        self._s = Settings.read(
+            teachers=teachers, loss=loss, kd_loss_weight=kd_loss_weight, base_loss_weight=base_loss_weight, start=start,
+            end=end, interval=interval, probability=probability, teachers_per_batch=teachers_per_batch,
+            sampling=sampling, combine=combine, input_key=input_key, target_key=target_key, logits_key=logits_key,
+            ignore_index=ignore_index, check_batches=check_batches, seed=seed,
+        )
+        self._input_key, self._target_key, self._logits_key = input_key, target_key, logits_key
+        self.teachers: list[Teacher] = []
+        self._plan = Plan(self._s)
+        self._meter = Meter()
+        self._share = Share(target_key, ignore_index)
+        self._looks: dict[str, Look] = {}
+        self._looks_left = 0
+        self._now = Decision()
+        self._kd: Tensor | None = None
+        self._first_microbatch = True
+        self._sums: list[Tensor] = []
+        self._sizes = 0
+        self._counts = joining.Counts([spec.name for spec in self._s.specs])
+        self._load_seconds = 0.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting as a plain type, as it is logged."""
+        return dict(self._s.plain)
+
+    def match(self, event: Event, state: State) -> bool:
+        """Whether there is something to do at ``event``."""
+        if event == Event.INIT:
+            return joining.last_at_init(self, state)
+        if event == Event.BEFORE_BACKWARD:
+            return self._kd is not None
+        if event == Event.AFTER_FORWARD:
+            return self._now.on or self._looks_left > 0
+        return event in _EVENTS
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Do what is due at ``event``."""
+        if event == Event.INIT:
+            self._load(state, logger)
+        elif event == Event.FIT_START:
+            self._fit_start(state)
+        elif event == Event.BEFORE_TRAIN_BATCH:
+            self._decide(state)
+        elif event == Event.AFTER_FORWARD:
+            self._after_forward(state)
+        elif event == Event.BEFORE_BACKWARD:
+            self._join(state)
+        elif event == Event.BATCH_END:
+            self._batch_end(state, logger)
+
+    def _load(self, state: State, logger: Logger) -> None:
+        if self.teachers:
+            raise RuntimeError(
+                'This Distillation has served another trainer and keeps its window and counts. Build a new one.',
+            )
+        started = time.perf_counter()
+        student: Any = state.model
+        self.teachers = build_teachers(self._s.specs, student, self._input_key, self._target_key, self._logits_key)
+        for teacher in self.teachers:
+            teacher.to_device(state)
+        # a module that the user has let go of must be free to go when its window closes
+        self._s.specs[:] = [dataclasses.replace(spec, source=None) for spec in self._s.specs]
+        self._load_seconds += time.perf_counter() - started
+        logger.log_hyperparameters({'distillation': self.settings})
+
+    def _fit_start(self, state: State) -> None:
+        self._plan.fit_start(state)
+        self._share.bind()
+        self._looks = {teacher.name: Look(teacher.name, teacher.origin) for teacher in self.teachers}
+        self._looks_left = 0 if self._plan.closed(state) else self._s.check_batches
+        if not self._plan.closed(state):
+            for teacher in self.teachers:
+                teacher.to_device(state)
+
+    def _decide(self, state: State) -> None:
+        # SAM and a retry after running out of memory come here again for the same batch: drop what the first try left
+        self._kd = None
+        self._sums, self._sizes = [], 0
+        self._now = self._plan.decide(state)
+        if self._plan.closed(state):
+            for teacher in self.teachers:
+                teacher.release()
+            self._looks_left = 0
+        self._first_microbatch = True
+        if self._now.on:
+            self._share.open_batch(state, self._shift(state))
+
+    @staticmethod
+    def _shift(state: State) -> bool:
+        model: Any = getattr(state.model, 'module', None) if state.is_model_ddp else state.model
+        return bool(getattr(model, 'shift_labels', False))
+
+    def _after_forward(self, state: State) -> None:
+        look = self._looks_left > 0 and self._first_microbatch
+        self._first_microbatch = False
+        asked = [i for i in range(len(self.teachers)) if look or i in self._now.teachers]
+        if not asked:
+            return
+        on_gpu = state.device.name == 'gpu'
+        student = find_logits(state.outputs, self._logits_key, 'student')
+        labels = target_of(state.batch, self._target_key)
+        with self._meter.part('teacher', on_gpu), get_precision_context(state.precision, state.precision_config):
+            answers = {i: self.teachers[i].outputs(state.batch) for i in asked}
+        with self._meter.part('loss', on_gpu):
+            mask = counting(labels, self._s.ignore_index, self._shift(state))
+            if look:
+                for i, answer in answers.items():
+                    self._looks[self.teachers[i].name].at(student, answer, labels, mask)
+            if self._now.on:
+                chosen = self._now.teachers
+                rows = rows_that_count(student, [answers[i] for i in chosen], labels, mask)
+                self._kd = kd_term(
+                    self._s.loss, rows, [self._now.weights[i] for i in chosen], self._s.combine,
+                    self._now.temperature, self._share, state.batch,
+                )
+                self._counts.rows_seen(chosen, student.shape[0])
+
+    def _join(self, state: State) -> None:
+        assert self._kd is not None
+        state.loss, base = joining.join(state.loss, self._kd, self._s.base_loss_weight, self._now.kd_loss_weight)
+        size = self._share.size(state.batch, self._target_key)
+        self._sums.append(torch.stack([self._kd.detach().float(), base]) * size)
+        self._sizes += size
+        self._kd = None
+
+    def _batch_end(self, state: State, logger: Logger) -> None:
+        seconds = self._meter.close_batch()
+        self._counts.close_batch(self._now.teachers)
+        if self._looks_left:
+            self._looks_left -= 1
+            if not self._looks_left:
+                for look in self._looks.values():
+                    look.verdict()
+        metrics = self._now.metrics([teacher.name for teacher in self.teachers])
+        if self._sums:
+            means = torch.stack(self._sums).sum(dim=0) / max(self._sizes, 1)
+            if dist.get_world_size() > 1:
+                dist.all_reduce(means)
+                means /= dist.get_world_size()
+            # Composer has read the loss of this batch by now, so this waits for nothing
+            metrics['loss/train/kd'], metrics['loss/train/base'] = means.tolist()
+            self._sums, self._sizes = [], 0
+        metrics['kd/teacher_seconds'] = seconds['teacher']
+        metrics['kd/overhead'] = self._overhead(state)
+        # the clock has moved on since; this is the step of Composer's own loss/train/total
+        logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
+
+    def _overhead(self, state: State) -> float:
+        rest = state.timestamp.total_wct.total_seconds() - self._meter.seconds
+        self._counts.overhead = self._meter.seconds / rest if rest > 0 else 0.0
+        return self._counts.overhead
+
+    def summary(self) -> dict[str, Any]:
+        """What distillation did and cost so far, over resumptions too.
+
+        Returns:
+            ``active_batches``; ``kd_seconds`` (teachers and loss), ``teacher_seconds``, ``loss_seconds`` and
+            ``load_seconds`` of this rank; ``overhead``, the ratio of ``kd_seconds`` to the rest of the training time;
+            and ``teachers``, each with ``name``, ``origin``, ``digest``, ``weight``, ``batches`` and ``samples``.
+        """
+        return {
+            'active_batches': self._counts.active, 'kd_seconds': self._meter.seconds,
+            'teacher_seconds': self._meter.total['teacher'], 'loss_seconds': self._meter.total['loss'],
+            'load_seconds': self._load_seconds, 'overhead': self._counts.overhead,
+            'teachers': [
+                {'name': t.name, 'origin': t.origin, 'digest': t.digest, 'weight': t.weight,
+                 'batches': self._counts.batches[t.name], 'samples': self._counts.samples[t.name]}
+                for t in self.teachers
+            ],
+        }
+
+    def teacher_flops(self, batch: Any) -> dict[str, float]:
+        """FLOPs of one forward for one sample, by teacher, on a (small) batch on the training's device."""
+        labels = target_of(batch, self._target_key)
+        size = len(labels) if isinstance(labels, Tensor) else 1
+        return {t.name: t.flops(batch) / size for t in self.teachers if not t.released}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types only: settings, window, counts, cost, and where the teachers came from."""
+        return {**super().state_dict(), 'version': 1, **self._plan.state_dict(), **self._counts.state_dict(),
+                'seconds': dict(self._meter.total), 'load_seconds': self._load_seconds,
+                'teachers': [(t.name, t.origin, t.digest) for t in self.teachers],
+                'settings': {key: str(value) for key, value in self.settings.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off."""
+        self._plan.load_state_dict(state)
+        self._counts.load_state_dict(state)
+        self._meter.total.update(state.get('seconds', {}))
+        self._load_seconds += state.get('load_seconds', 0.0)

@@ -1,0 +1,98 @@
+"""How the KD term joins Composer's loss, and the algorithm its list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from composer.core import Algorithm, State
+from torch import Tensor
+
+
+def last_at_init(algorithm: Algorithm, state: State) -> bool:
+    """Move ``algorithm`` to the end of the list while the engine asks who takes part in ``INIT``.
+
+    It has to see the student after every other algorithm's surgery, and to add its term after every other algorithm
+    that touches the loss. The engine collects those who take part by walking ``state.algorithms``; one that is put at
+    its end on the way is asked a second time there, and takes part then.
+
+    Returns:
+        Whether to take part now: only at the end of the list.
+
+    Raises:
+        ValueError: If there is a second one of its kind. Composer restores state by class, so both would get one's.
+    """
+    kind = type(algorithm)
+    others = [a for a in state.algorithms if isinstance(a, kind) and a is not algorithm]
+    if others:
+        raise ValueError(
+            f'There are {len(others) + 1} {kind.__name__} algorithms in this trainer; Composer would restore the state '
+            'of one into all of them. Give one of them all the teachers.',
+        )
+    if state.algorithms[-1] is not algorithm:
+        state.algorithms.append(algorithm)
+        return False
+    first = next(i for i, a in enumerate(state.algorithms) if a is algorithm)
+    if first < len(state.algorithms) - 1:
+        del state.algorithms[first]
+    return True
+
+
+def join(loss: Any, kd: Tensor, base_weight: float, kd_weight: float) -> tuple[Any, Tensor]:
+    """Add the KD term to whatever form of loss the model returned.
+
+    Args:
+        loss: A tensor; a sequence of tensors, summed by Composer; or a mapping, of which Composer backpropagates
+            ``total`` or else the sum.
+        kd: The KD scalar.
+        base_weight: Weight of the model's own loss.
+        kd_weight: Weight of the KD scalar.
+
+    Returns:
+        The loss in a form that Composer logs under the keys it had, and the model's own loss, detached.
+    """
+    if isinstance(loss, Mapping):
+        base = loss['total'] if 'total' in loss else _sum(list(loss.values()))
+        return {**loss, 'total': base_weight * base + kd_weight * kd}, base.detach().float().mean()
+    if isinstance(loss, (tuple, list)):
+        first, *rest = loss
+        joined = (base_weight * first + kd_weight * kd, *(base_weight * part for part in rest))
+        return joined, _sum(loss).detach().float()
+    return base_weight * loss + kd_weight * kd, loss.detach().float().mean()
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack([part.mean() for part in parts]).sum()
+
+
+class Counts:
+    """How often distillation was on and who answered; a batch counts once, however often it was tried."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.active = 0
+        self.overhead: float | None = None
+        self.batches = dict.fromkeys(names, 0)
+        self.samples = dict.fromkeys(names, 0)
+        self._names = list(names)
+
+    def rows_seen(self, teachers: Sequence[int], samples: int) -> None:
+        """Count the samples of a microbatch that the teachers answered for (again, where they answered again)."""
+        for i in teachers:
+            self.samples[self._names[i]] += samples
+
+    def close_batch(self, teachers: Sequence[int]) -> None:
+        """Count a finished batch."""
+        self.active += bool(teachers)
+        for i in teachers:
+            self.batches[self._names[i]] += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """In plain types."""
+        return {'active_batches': self.active, 'batches': dict(self.batches), 'samples': dict(self.samples)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up earlier counts; teachers that are not here any more are left out."""
+        self.active = state.get('active_batches', 0)
+        for own, kept in ((self.batches, state.get('batches', {})), (self.samples, state.get('samples', {}))):
+            own.update({name: count for name, count in kept.items() if name in own})

@@ -1,0 +1,251 @@
+"""When distillation is on, how strongly, and which teachers answer: pure functions of (seed, clock).
+
+Nothing here keeps or draws from a random generator. Every choice is a hash of the seed and the batch index, so it is
+the same on every rank, after every restart, and no other random number of the training moves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from composer.core import Time, Timestamp, TimeUnit
+
+SAMPLING = ('random', 'round_robin')
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the training stands at the start of a batch; all counted from zero."""
+
+    batch: int = 0
+    epoch: int = 0
+    sample: int = 0
+    token: int = 0
+    iteration: int = 0
+
+    @classmethod
+    def of(cls, timestamp: Timestamp) -> Clock:
+        """The clock of a Composer timestamp."""
+        return cls(*(int(getattr(timestamp, name)) for name in ('batch', 'epoch', 'sample', 'token', 'iteration')))
+
+    def read(self, unit: TimeUnit) -> int:
+        """The hand of that unit."""
+        return int(getattr(self, unit.name.lower()))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A moment of the training: reached once the clock's ``unit`` is at ``value`` or past it."""
+
+    unit: TimeUnit
+    value: Fraction
+
+    def reached(self, clock: Clock) -> bool:
+        """Whether the clock is at the moment or past it."""
+        return clock.read(self.unit) >= self.value
+
+    def in_batches(self, batches_per_epoch: int | None) -> Fraction | None:
+        """The moment in batches, or ``None`` where that depends on what the batches hold."""
+        if self.value == 0 or self.unit == TimeUnit.BATCH:
+            return self.value
+        if self.unit == TimeUnit.EPOCH and batches_per_epoch is not None:
+            return self.value * batches_per_epoch
+        return None
+
+
+def parse_time(value: str | int | Time[int] | Time[float], where: str, bare: TimeUnit = TimeUnit.BATCH) -> Time[float]:
+    """A Composer time string as a :class:`composer.core.Time`.
+
+    Args:
+        value: ``'3ep'``, ``'100ba'``, ``'1e6sp'``, ``'1e9tok'``, ``'0.5dur'``, ``'2iter'``, a ``Time`` or a number.
+        where: What it is for, for messages.
+        bare: The unit of a bare number.
+
+    Raises:
+        ValueError: For a string that is no time, a negative time, a fraction of the duration above one, and wall-clock
+            time, which no two ranks and no two runs agree on.
+    """
+    try:
+        time = None if isinstance(value, bool) or value == '' else Time.from_input(value, bare)
+    except (ValueError, TypeError, RuntimeError):
+        time = None
+    if time is None:
+        raise ValueError(
+            f"{where}: expected a Composer time string such as '0.25dur', '3ep', '100ba', '5000sp' or '1e6tok' with a "
+            f'whole number (a fraction for dur), got {value!r}.',
+        )
+    if time.unit == TimeUnit.SECOND:
+        raise ValueError(
+            f'{where}: got the wall-clock time {value!r}; no two ranks and no two runs agree on it, so it cannot be '
+            'repeated or resumed. Use ep, ba, sp, tok, iter or dur.',
+        )
+    if time.value < 0 or (time.unit == TimeUnit.DURATION and time.value > 1):
+        limits = 'between 0dur and 1dur' if time.unit == TimeUnit.DURATION else '0 or more'
+        raise ValueError(f'{where}: expected a time {limits}, got {value!r}.')
+    return time
+
+
+def resolve(time: Time[float], max_duration: Time[int], batches_per_epoch: int | None, where: str) -> Bound:
+    """The moment of the training that ``time`` names.
+
+    A fraction of a duration in epochs is counted in batches, as Composer's own elapsed duration moves in whole epochs.
+
+    Raises:
+        ValueError: If a fraction of a duration in epochs is asked for and the dataloader does not know its length.
+    """
+    if time.unit != TimeUnit.DURATION:
+        return Bound(time.unit, Fraction(int(time.value)))
+    # str(): the shortest decimal that gives the float is what was written, and 0.1 of 10 batches is then exactly 1.
+    share = Fraction(str(time.value))
+    if max_duration.unit != TimeUnit.EPOCH:
+        return Bound(max_duration.unit, share * int(max_duration.value))
+    if batches_per_epoch is None:
+        if share in (0, 1):
+            return Bound(TimeUnit.EPOCH, share * int(max_duration.value))
+        raise ValueError(
+            f"{where}: '{time.value:g}dur' of a duration in epochs needs the number of batches of an epoch, and this "
+            'dataloader has no length. Give the time in ba, sp, tok or ep, or set train_subset_num_batches.',
+        )
+    return Bound(TimeUnit.BATCH, share * int(max_duration.value) * batches_per_epoch)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Every ``every``-th batch or epoch of the window, its first included."""
+
+    every: int
+    unit: TimeUnit
+
+    @classmethod
+    def parse(cls, value: str | int | Time[int], where: str = 'interval') -> Interval:
+        """``4`` and ``'4ba'`` are every 4th batch, ``'10ep'`` every 10th epoch.
+
+        Raises:
+            ValueError: For any other unit, and for anything below one.
+        """
+        time = parse_time(value, where)
+        if time.unit not in (TimeUnit.BATCH, TimeUnit.EPOCH) or time.value < 1:
+            raise ValueError(
+                f"{where}: expected a number of batches or epochs of 1 or more (4, '4ba', '10ep'), got {value!r}.",
+            )
+        return cls(int(time.value), time.unit)
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The window's first batch, and its epoch: intervals count from there."""
+
+    batch: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of the training in which distillation may be on: from ``start``, up to and without ``end``."""
+
+    start: Bound
+    end: Bound
+
+    def contains(self, clock: Clock) -> bool:
+        """Whether the batch that starts at this clock lies in the window."""
+        return self.start.reached(clock) and not self.end.reached(clock)
+
+    def closed(self, clock: Clock) -> bool:
+        """Whether no later batch can lie in the window: clocks do not run back."""
+        return self.end.reached(clock)
+
+    def anchor(self, batches_per_epoch: int | None) -> Anchor | None:
+        """The first batch where it is known beforehand; ``None`` where it shows only when it is reached."""
+        first = self.start.in_batches(batches_per_epoch)
+        if first == 0:
+            return Anchor(0, 0)
+        if first is None or batches_per_epoch is None:
+            return None
+        return Anchor(math.ceil(first), math.ceil(first) // batches_per_epoch)
+
+
+def uniform(seed: int, batch: int, stream: str) -> float:
+    """A number in [0, 1) that depends on its arguments alone.
+
+    Args:
+        seed: The run's seed (rank zero's, the same on all ranks).
+        batch: The index of the batch.
+        stream: What the number decides, so that two decisions on one batch do not share a number.
+
+    Example:
+        >>> uniform(17, 3, 'on') == uniform(17, 3, 'on')
+        True
+    """
+    digest = hashlib.blake2b(f'{seed}/{batch}/{stream}'.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, 'big') >> 11) / (1 << 53)
+
+
+def is_on(
+    clock: Clock, window: Window, anchor: Anchor, interval: Interval, probability: float, seed: int,
+) -> bool:
+    """Whether distillation is on for the batch that starts at ``clock``.
+
+    Args:
+        clock: The clock at the batch's start.
+        window: The window, resolved.
+        anchor: The window's first batch.
+        interval: Every how many batches or epochs of the window.
+        probability: The share, 0 to 1, of the remaining batches that is kept, each by its own draw.
+        seed: The run's seed.
+    """
+    if not window.contains(clock):
+        return False
+    passed = clock.batch - anchor.batch if interval.unit == TimeUnit.BATCH else clock.epoch - anchor.epoch
+    if passed % interval.every:
+        return False
+    return probability >= 1 or uniform(seed, clock.batch, 'on') < probability
+
+
+def choose(
+    clock: Clock, anchor: Anchor, interval: Interval, weights: Sequence[float], count: int, sampling: str, seed: int,
+) -> tuple[int, ...]:
+    """Which teachers answer for a batch.
+
+    ``random`` draws ``count`` teachers without replacement, each draw by weight (Efraimidis and Spirakis 2006, keys
+    u^(1/w)). ``round_robin`` takes them in turn, ``count`` at a time, one turn for each batch that the interval leaves.
+
+    Args:
+        clock: The clock at the batch's start.
+        anchor: The window's first batch.
+        interval: Every how many batches or epochs of the window.
+        weights: The teachers' weights, above zero.
+        count: How many answer.
+        sampling: ``'random'`` or ``'round_robin'``.
+        seed: The run's seed.
+
+    Returns:
+        Indices of the teachers in ascending order.
+    """
+    total = len(weights)
+    if count >= total:
+        return tuple(range(total))
+    if sampling == 'round_robin':
+        passed = clock.batch - anchor.batch
+        turn = passed // interval.every if interval.unit == TimeUnit.BATCH else passed
+        return tuple(sorted((turn * count + i) % total for i in range(count)))
+    # log(u)/w orders as u^(1/w) does, without underflow for small weights.
+    keys = [math.log(max(uniform(seed, clock.batch, f'teacher {i}'), 1e-300)) / w for i, w in enumerate(weights)]
+    return tuple(sorted(sorted(range(total), key=lambda i: keys[i], reverse=True)[:count]))
+
+
+def describe(window: Window) -> Mapping[str, str]:
+    """The bounds as plain strings (``{'start': '0 ba', 'end': '70 ba'}``), exact, for logs and checkpoints."""
+    bounds = {'start': window.start, 'end': window.end}
+    return {name: f'{bound.value} {bound.unit.value}' for name, bound in bounds.items()}
+
+
+def restore(described: Mapping[str, str]) -> Window:
+    """The window that :func:`describe` described."""
+    def bound(text: str) -> Bound:
+        value, unit = text.split()
+        return Bound(TimeUnit(unit), Fraction(value))
+    return Window(bound(described['start']), bound(described['end']))

@@ -1,0 +1,123 @@
+"""The settings of ``Distillation``, checked where they enter."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from composer_kd.losses import Loss, make_loss
+from composer_kd.names import nearest
+from composer_kd.schedule import SAMPLING, Interval, parse_time
+from composer_kd.teachers import TeacherSpec, parse_teachers
+from composer_kd.term import COMBINE
+from composer_kd.values import Value
+
+
+def _one_of(value: Any, valid: tuple[str, ...], where: str) -> str:
+    if value not in valid:
+        raise ValueError(f"{where}: expected {' or '.join(map(repr, valid))}, got {value!r}.{nearest(value, valid)}")
+    return str(value)
+
+
+def _whole(value: Any, where: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f'{where}: expected a whole number of {least} or more, got {value!r}.')
+    return value
+
+
+def _share(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(f'{where}: expected a number above 0 and at most 1, got {value!r}.')
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for, read once: see :class:`composer_kd.Distillation` for each."""
+
+    specs: list[TeacherSpec]
+    loss: Loss
+    temperature: Value | None
+    kd_loss_weight: Value
+    base_loss_weight: float
+    start: Any
+    end: Any
+    interval: Interval
+    probability: float
+    teachers_per_batch: int
+    sampling: str
+    combine: str
+    ignore_index: int
+    check_batches: int
+    seed: int | None
+    plain: Mapping[str, Any]
+
+    @classmethod
+    def read(
+        cls, *, teachers: Any, loss: Any, kd_loss_weight: Any, base_loss_weight: Any, start: Any, end: Any,
+        interval: Any, probability: Any, teachers_per_batch: Any, sampling: Any, combine: Any, input_key: Any,
+        target_key: Any, logits_key: Any, ignore_index: Any, check_batches: Any, seed: Any,
+    ) -> Settings:
+        """Check every setting by itself and against the others.
+
+        Raises:
+            TypeError: For a value of the wrong kind.
+            ValueError: For one out of range, an unknown name (with the nearest one), or two that do not go together.
+        """
+        specs = parse_teachers(teachers)
+        kd_loss = make_loss(loss)
+        heat = kd_loss.settings.get('temperature')
+        scheduled = heat is not None and not isinstance(heat, (int, float))
+        if isinstance(base_loss_weight, bool) or not isinstance(base_loss_weight, (int, float)) or not (
+            0 <= base_loss_weight < math.inf
+        ):
+            raise ValueError(f'base_loss_weight: expected a finite number of 0 or more, got {base_loss_weight!r}.')
+        first, last = parse_time(start, 'start'), parse_time(end, 'end')
+        if first.unit == last.unit and first > last:
+            raise ValueError(f"start: '{start}' lies after end '{end}'. Give a start before the end.")
+        if first.unit == last.unit and first == last:
+            warnings.warn(f"start and end are both '{end}': distillation is never on.", stacklevel=4)
+        count = len(specs) if teachers_per_batch is None else _whole(teachers_per_batch, 'teachers_per_batch', 1)
+        if count > len(specs):
+            raise ValueError(
+                f'teachers_per_batch: {count} teachers a batch of a pool of {len(specs)}. Give {len(specs)} or fewer, '
+                'or leave it out for all.',
+            )
+        _one_of(combine, COMBINE, 'combine')
+        if combine == 'probabilities' and kd_loss.space not in ('softmax', 'sigmoid'):
+            raise ValueError(
+                f"combine: 'probabilities' averages what the loss compares as probabilities, and '{kd_loss.name}' does "
+                "not compare probabilities. Use combine='logits', or a loss such as kl_divergence.",
+            )
+        values = {
+            'kd_loss_weight': Value(kd_loss_weight, 'kd_loss_weight', at_least=0),
+            'temperature': Value(heat, 'loss.temperature', above=0) if scheduled else None,
+        }
+        plain: dict[str, Any] = {
+            'teachers': [f'{spec.name} = {spec.origin} (weight {spec.weight:g})' for spec in specs],
+            'loss': {'name': kd_loss.name, **kd_loss.settings},
+            'kd_loss_weight': values['kd_loss_weight'].describe() if values['kd_loss_weight'] else None,
+            'base_loss_weight': float(base_loss_weight),
+            'start': str(start), 'end': str(end), 'interval': str(interval),
+            'probability': _share(probability, 'probability'), 'teachers_per_batch': count,
+            'sampling': _one_of(sampling, SAMPLING, 'sampling'), 'combine': combine,
+            **{key: getattr(value, '__name__', value) for key, value in (
+                ('input_key', input_key), ('target_key', target_key), ('logits_key', logits_key),
+            )},
+            'ignore_index': ignore_index, 'check_batches': _whole(check_batches, 'check_batches', 0), 'seed': seed,
+        }
+        if values['temperature'] is not None:
+            plain['loss']['temperature'] = values['temperature'].describe()
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+            raise TypeError(f'ignore_index: expected a whole number, got {ignore_index!r}.')
+        if seed is not None:
+            _whole(seed, 'seed', 0)
+        assert values['kd_loss_weight'] is not None
+        return cls(
+            specs, kd_loss, values['temperature'], values['kd_loss_weight'], float(base_loss_weight), first, last,
+            Interval.parse(interval), plain['probability'], count, sampling, combine, ignore_index, check_batches, seed,
+            plain,
+        )

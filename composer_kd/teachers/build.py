@@ -1,0 +1,102 @@
+"""Teachers from what the user asked for."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from composer.models import ComposerModel
+
+from composer_kd.batches import Key, LogitsKey
+from composer_kd.models import build_model
+from composer_kd.models.surgery import apply_surgery
+from composer_kd.runs import RunFolder
+from composer_kd.teachers.fitting import load_weights
+from composer_kd.teachers.specs import TeacherSpec
+from composer_kd.teachers.teacher import Teacher, outputs_known, refuse_shared_parameters
+from composer_kd.teachers.weights import read_weights
+
+log = logging.getLogger(__name__)
+
+
+def model_of_run(path: str) -> ComposerModel:
+    """The model of an earlier run: its architecture, rewritten as its algorithms rewrote it, with its latest weights.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        The model on the CPU, in eval mode. It evaluates to the quality the run recorded at its latest checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or no checkpoint in it.
+        ValueError: If the folder holds no run, or its weights do not fit its recipe.
+    """
+    folder = RunFolder(path)
+    recipe = folder.read_recipe()
+    if not isinstance(recipe.get('model'), Mapping):
+        raise ValueError(f'{folder.recipe_path} names no model, so the architecture of this run is not known.')
+    model = apply_surgery(build_model(recipe['model'], f'{folder.recipe_path}: model'), recipe.get('algorithms') or {})
+    checkpoint = str(folder.latest_checkpoint())
+    load_weights(model, read_weights(checkpoint), f'run {path}', checkpoint)
+    try:
+        if folder.read_record().status != 'finished':
+            log.warning('The run in %s did not finish; its latest checkpoint (%s) teaches.', path, checkpoint)
+    except (FileNotFoundError, ValueError) as error:
+        log.warning('The run in %s has no readable record; its checkpoint %s teaches. (%s)', path, checkpoint, error)
+    return model.eval()
+
+
+def _module_for(spec: TeacherSpec, student: ComposerModel, where: str) -> torch.nn.Module:
+    if spec.kind == 'module':
+        assert isinstance(spec.source, torch.nn.Module)
+        return spec.source
+    # Building a model draws its initial weights; the training's generators must not notice.
+    with torch.random.fork_rng():
+        if spec.kind == 'run':
+            return model_of_run(spec.source)
+        if spec.model is None:
+            module: torch.nn.Module = copy.deepcopy(student)
+        else:
+            module = apply_surgery(build_model(spec.model, f'{where}.model'), spec.algorithms)
+        load_weights(module, read_weights(spec.source), where, spec.source)
+    return module
+
+
+def build_teachers(
+    specs: Sequence[TeacherSpec], student: ComposerModel, input_key: Key = None, target_key: Key = None,
+    logits_key: LogitsKey = None,
+) -> list[Teacher]:
+    """Load every teacher, on the CPU, and look at what can be seen without data.
+
+    Args:
+        specs: What the user asked for.
+        student: The student after the other algorithms' surgery.
+        input_key: Where a batch holds a plain module's input.
+        target_key: Where a batch holds the labels.
+        logits_key: Where outputs hold the logits, unless the teacher says otherwise.
+
+    Raises:
+        FileNotFoundError: For a missing folder or checkpoint.
+        ValueError: For weights that cannot be read or do not fit, a number of classes other than the student's, or a
+            teacher that shares parameters with the student.
+    """
+    teachers = []
+    for index, spec in enumerate(specs):
+        where = f"teachers[{index}] ('{spec.name}')"
+        module = _module_for(spec, student, where)
+        own, theirs = outputs_known(student), outputs_known(module)
+        if own is not None and theirs is not None and own != theirs:
+            raise ValueError(
+                f'{where} ({spec.origin}) has {theirs} outputs and the student {own}. Distillation on logits needs the '
+                'same classes or vocabulary in the same order: choose a teacher made for this task.',
+            )
+        key: Any = logits_key if spec.logits_key is None else spec.logits_key
+        teachers.append(Teacher(
+            module, spec.name, spec.weight, spec.origin, input_key, target_key, key, borrowed=spec.kind == 'module',
+        ))
+    refuse_shared_parameters(student, teachers)
+    return teachers

@@ -1,0 +1,79 @@
+"""Weights into an architecture, whatever prefixes the tool that saved them left on their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+_PREFIXES = ('', 'module.', 'model.', '_orig_mod.', 'module.module.', 'model.model.')
+_SHOWN = 5
+
+
+def _few(names: set[str]) -> str:
+    shown = ', '.join(sorted(names)[:_SHOWN])
+    return f'{shown}, ...' if len(names) > _SHOWN else shown
+
+
+def _targets(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    yield model
+    for name in ('module', 'model'):  # what ComposerClassifier and HuggingFaceModel wrap
+        inner = getattr(model, name, None)
+        if isinstance(inner, torch.nn.Module):
+            yield inner
+
+
+def _tied(module: torch.nn.Module, names: set[str], given: set[str]) -> set[str]:
+    """Those of ``names`` that share their memory with a parameter whose weights are given, as tied embeddings do."""
+    state = module.state_dict(keep_vars=True)
+    memory = {state[name].data_ptr() for name in given if name in state}
+    return {name for name in names if state[name].data_ptr() in memory}
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str, source: str) -> None:
+    """Load ``weights`` into ``model`` in place; every name and shape must fit.
+
+    Prefixes left by wrappers (``module.``, ``model.``, ``_orig_mod.``) are taken off or put on as needed, and tied
+    parameters may be stored once.
+
+    Args:
+        model: The architecture; a parameter on the meta device is replaced.
+        weights: Names to tensors.
+        where: What this is for, for messages.
+        source: Where the weights come from, for messages.
+
+    Raises:
+        ValueError: Naming the first few missing and unexpected names, or the first few shapes that differ.
+    """
+    fits: list[tuple[int, int, int, torch.nn.Module, dict[str, Tensor]]] = []
+    for depth, target in enumerate(_targets(model)):
+        expected = set(target.state_dict())
+        for order, prefix in enumerate(_PREFIXES):
+            if prefix and not all(name.startswith(prefix) for name in weights):
+                continue
+            renamed = {name[len(prefix):]: value for name, value in weights.items()}
+            wrong = len(expected ^ set(renamed))
+            fits.append((wrong, depth, order, target, renamed))
+    _, _, _, target, renamed = min(fits, key=lambda fit: fit[:3])
+    own = target.state_dict()
+    missing, unexpected = set(own) - set(renamed), set(renamed) - set(own)
+    missing -= _tied(target, missing, set(renamed))
+    if missing or unexpected:
+        parts = [f'missing {len(missing)}: {_few(missing)}'] if missing else []
+        parts += [f'unexpected {len(unexpected)}: {_few(unexpected)}'] if unexpected else []
+        raise ValueError(
+            f'{where}: the weights in {source} do not fit the architecture ({type(target).__name__}): '
+            f"{'; '.join(parts)}. Give the architecture they were made with: {{run: FOLDER}} knows it, or set 'model' "
+            "(and 'algorithms', where some rewrote that model) beside 'checkpoint'.",
+        )
+    shapes = {name: (tuple(renamed[name].shape), tuple(own[name].shape)) for name in renamed
+              if renamed[name].shape != own[name].shape}
+    if shapes:
+        first = '; '.join(f'{name} is {a} there and {b} here' for name, (a, b) in list(shapes.items())[:_SHOWN])
+        raise ValueError(
+            f'{where}: {len(shapes)} weights in {source} have other shapes than the architecture has: {first}. A '
+            "different width, number of classes or vocabulary? Set 'model' to what the weights were made with.",
+        )
+    meta = any(p.is_meta for p in target.parameters())
+    target.load_state_dict(renamed, strict=False, assign=meta)

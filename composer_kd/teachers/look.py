@@ -1,0 +1,72 @@
+"""A look at each teacher on real batches, before it is trusted."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer_kd.batches import classes_last
+
+
+class Look:
+    """What the first batches show of one teacher.
+
+    Args:
+        name: The teacher's name.
+        origin: Where it comes from.
+    """
+
+    def __init__(self, name: str, origin: str) -> None:
+        self._who = f"Teacher '{name}' ({origin})"
+        self._right: Tensor | None = None
+        self._seen = 0
+        self._classes = 0
+
+    def at(self, student_logits: Tensor, teacher_logits: Tensor, labels: Any, mask: Tensor | None) -> None:
+        """Look at its logits for one microbatch, beside the student's.
+
+        Args:
+            student_logits: Shape ``(N, ..., C)``.
+            teacher_logits: Should have the same shape.
+            labels: The batch's labels, or ``None``.
+            mask: Which labels count, or ``None`` where labels are not class numbers.
+
+        Raises:
+            ValueError: For another shape, or values that are not finite. Minus infinity is a forbidden class, and fine
+                where it does not forbid all of them.
+        """
+        if teacher_logits.shape != student_logits.shape:
+            raise ValueError(
+                f'{self._who} gives logits of shape {tuple(teacher_logits.shape)} where the student gives '
+                f'{tuple(student_logits.shape)}. Distillation on logits needs the same classes or vocabulary in the '
+                'same order, at the same positions: choose a teacher made for this task, or say with logits_key where '
+                'its logits are.',
+            )
+        logits = classes_last(teacher_logits, labels)
+        wrong = torch.isnan(logits) | (logits == torch.inf)
+        if bool(wrong.any()) or bool((logits == -torch.inf).all(dim=-1).any()):
+            raise ValueError(
+                f'{self._who} gives {int(wrong.sum())} of {logits.numel()} logits that are not finite on a training '
+                'batch. Its weights are broken, or it cannot run in this precision: try precision=fp32 or amp_bf16.',
+            )
+        if mask is None or mask.shape != logits.shape[:-1]:
+            return
+        chosen = mask if labels.shape == mask.shape else torch.zeros_like(mask)
+        self._right = ((logits.argmax(dim=-1) == labels) & chosen).sum() + (0 if self._right is None else self._right)
+        self._seen += int(chosen.sum())
+        self._classes = logits.shape[-1]
+
+    def verdict(self) -> None:
+        """Warn, with the figure, if the teacher was right no more often than chance."""
+        if self._right is None or self._seen == 0:
+            return
+        accuracy, chance = int(self._right) / self._seen, 1 / self._classes
+        if accuracy <= chance:
+            warnings.warn(
+                f'{self._who} is right on {accuracy:.1%} of {self._seen} labels of the first batches, no better than '
+                f'chance ({chance:.1%} for {self._classes} classes). Were its weights loaded, are its classes in this '
+                'order, and its inputs normalised like these?', stacklevel=2,
+            )

@@ -1,0 +1,128 @@
+"""What a user may write for ``teachers``, read and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from composer.models import ComposerModel
+
+from composer_kd.names import check_keys
+from composer_kd.runs import RunFolder
+
+_SOURCES = {
+    'run': {'name', 'weight', 'logits_key'},
+    'checkpoint': {'name', 'weight', 'logits_key', 'model', 'algorithms'},
+    'module': {'name', 'weight', 'logits_key'},
+}
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """One teacher as the user asked for it.
+
+    Attributes:
+        kind: ``'run'``, ``'checkpoint'`` or ``'module'``.
+        source: The folder, the path or URI, or the module itself.
+        name: Its name in logs and records, unique among the teachers.
+        weight: Its share: of the average where all teachers or teachers in turn answer, of the draws where they are
+            drawn at random. Above zero.
+        model: For a checkpoint, the architecture (``{name: ..., **settings}``); ``None`` for the student's own.
+        algorithms: For a checkpoint with ``model``, the algorithms that rewrote that architecture.
+        logits_key: Where its logits are in its outputs; ``None`` for where the student's are.
+        origin: Kind and source as plain text.
+    """
+
+    kind: str
+    source: Any
+    name: str
+    weight: float = 1.0
+    model: Mapping[str, Any] | str | None = None
+    algorithms: Mapping[str, Any] = field(default_factory=dict)
+    logits_key: Any = None
+    origin: str = ''
+
+
+def _origin(kind: str, source: Any) -> str:
+    """Where a teacher comes from, as plain text."""
+    if kind == 'module':
+        inner = source.module if isinstance(source, ComposerModel) and hasattr(source, 'module') else source
+        return f'module:{type(inner).__name__}'
+    return f'{kind}:{source}'
+
+
+def _parse(item: Any, index: int) -> TeacherSpec:
+    where = f'teachers[{index}]'
+    if isinstance(item, torch.nn.Module):
+        return TeacherSpec('module', item, f'teacher{index}', origin=_origin('module', item))
+    if not isinstance(item, Mapping):
+        raise TypeError(
+            f'{where}: expected a torch.nn.Module, {{run: FOLDER}}, {{checkpoint: PATH_OR_URI, model: {{...}}}} or '
+            f'{{module: nn.Module}}, got {type(item).__name__}: {item!r}.',
+        )
+    kinds = [kind for kind in _SOURCES if kind in item]
+    if len(kinds) != 1:
+        check_keys(item, {*_SOURCES, *(key for keys in _SOURCES.values() for key in keys)}, where)
+        raise ValueError(
+            f"{where}: expected one of the keys {', '.join(_SOURCES)} to say where the teacher comes from, got "
+            f"{' and '.join(kinds) or 'none of them'}.",
+        )
+    kind = kinds[0]
+    check_keys(item, {kind, *_SOURCES[kind]}, where)
+    source = item[kind]
+    if kind == 'module' and not isinstance(source, torch.nn.Module):
+        raise TypeError(f'{where}.module: expected a torch.nn.Module, got {type(source).__name__}: {source!r}.')
+    if kind != 'module':
+        if not str(source or '').strip():
+            raise ValueError(f'{where}.{kind}: expected a path or URI, got {source!r}.')
+        source = str(source)
+    weight = item.get('weight', 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not (0 < weight < math.inf):
+        raise ValueError(f'{where}.weight: expected a finite number above 0, got {weight!r}.')
+    if item.get('algorithms') and not item.get('model'):
+        raise ValueError(
+            f"{where}.algorithms: names what rewrote the architecture in 'model', and there is no 'model'. Without one "
+            "the student's own architecture is taken as it stands after its own algorithms; leave both or give both.",
+        )
+    return TeacherSpec(
+        kind, source, str(item.get('name') or f'teacher{index}'), float(weight), item.get('model'),
+        dict(item.get('algorithms') or {}), item.get('logits_key'), _origin(kind, source),
+    )
+
+
+def parse_teachers(teachers: Any) -> list[TeacherSpec]:
+    """Read ``teachers``: one of them or a sequence.
+
+    Folders of earlier runs and local checkpoints are looked for here, so that a wrong path shows at once.
+
+    Raises:
+        TypeError: For something that is no teacher.
+        ValueError: For an unknown key, a weight that is not above zero, no teacher at all, a name given twice, or a
+            folder that holds no run.
+        FileNotFoundError: For a missing folder.
+
+    Example:
+        >>> [spec.name for spec in parse_teachers([torch.nn.Linear(2, 2), {'module': torch.nn.ReLU(), 'name': 'b'}])]
+        ['teacher0', 'b']
+    """
+    single = isinstance(teachers, (torch.nn.Module, Mapping, str)) or not isinstance(teachers, Sequence)
+    items = [teachers] if single and not isinstance(teachers, torch.nn.ModuleList) else list(teachers)
+    if not items:
+        raise ValueError('teachers: expected at least one teacher, got an empty list.')
+    specs = [_parse(item, index) for index, item in enumerate(items)]
+    names = [spec.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"teachers: the name '{name}' is given {names.count(name)} times; names must differ.")
+    for index, spec in enumerate(specs):
+        if spec.kind == 'run':
+            folder = RunFolder(spec.source)
+            try:
+                folder.read_recipe()
+                folder.latest_checkpoint()
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f'teachers[{index}].run: {error}') from error
+    return specs

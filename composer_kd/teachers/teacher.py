@@ -1,0 +1,134 @@
+"""A teacher: a frozen model that answers one question, ``outputs(batch)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from composer.core import State
+from composer.models import ComposerModel
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from composer_kd.batches import Key, LogitsKey, call_module, find_logits, without_target
+from composer_kd.teachers.weights import digest_of
+
+
+class Teacher:
+    """A frozen model and where it comes from.
+
+    It runs in eval mode and without gradients; its parameters are not touched, not even their ``requires_grad``. A
+    ``ComposerModel`` is called on the batch with its labels withheld, any other module on the batch's input.
+
+    Args:
+        module: The model.
+        name: Its name in logs and records.
+        weight: Its share, above zero.
+        origin: Where it comes from, as plain text.
+        input_key: Where a batch holds the input of a plain module; ``None`` for the usual place.
+        target_key: Where a batch holds the labels; ``None`` for the usual place.
+        logits_key: Where the model's outputs hold the logits; ``None`` for the usual place.
+        borrowed: Whether the module is the user's own object, to be put back on its device afterwards.
+
+    Example:
+        >>> teacher = Teacher(torch.nn.Linear(4, 3), 'linear', origin='module:Linear')
+        >>> teacher.outputs((torch.zeros(2, 4), torch.tensor([0, 1]))).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, name: str, weight: float = 1.0, origin: str = 'module', input_key: Key = None,
+        target_key: Key = None, logits_key: LogitsKey = None, borrowed: bool = False,
+    ) -> None:
+        self.name = name
+        self.weight = weight
+        self.origin = origin
+        self.digest = digest_of(module)
+        self._module: torch.nn.Module | None = module.eval()
+        self._input_key, self._target_key, self._logits_key = input_key, target_key, logits_key
+        self._home = next((p.device for p in module.parameters()), None) if borrowed else None
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model.
+
+        Raises:
+            RuntimeError: If it was released.
+        """
+        if self._module is None:
+            raise RuntimeError(
+                f"Teacher '{self.name}' was released when its window closed. Build a new Distillation to train again.",
+            )
+        return self._module
+
+    @property
+    def released(self) -> bool:
+        """Whether the model's memory was given up."""
+        return self._module is None
+
+    def to_device(self, state: State) -> None:
+        """Move the model to the training's device."""
+        self._module = state.device.module_to_device(self.module).eval()
+
+    def outputs(self, batch: Any) -> Tensor:
+        """The teacher's logits for a batch, without a graph.
+
+        Args:
+            batch: A (micro)batch on the teacher's device, as the student's ``forward`` gets it.
+
+        Returns:
+            Logits, shape ``(N, ..., C)`` as the model gives them, in the precision it runs in.
+        """
+        module = self.module
+        if module.training:  # someone else may hold this module too
+            module.eval()
+        with torch.no_grad():
+            if isinstance(module, ComposerModel):
+                found = module(without_target(batch, self._target_key))
+            else:
+                found = call_module(module, batch, self._input_key, self._target_key)
+        return find_logits(found, self._logits_key, f"teacher '{self.name}'")
+
+    def flops(self, batch: Any) -> float:
+        """Floating-point operations of one forward on ``batch`` (matrix products, convolutions and attention)."""
+        with FlopCounterMode(display=False) as counter:
+            self.outputs(batch)
+        return float(counter.get_total_flops())
+
+    def release(self) -> None:
+        """Give up the model's memory; a module the user lent goes back to the device it came from."""
+        if self._module is not None and self._home is not None:
+            self._module.to(self._home)
+        self._module = None
+
+
+def refuse_shared_parameters(student: torch.nn.Module, teachers: Sequence[Teacher]) -> None:
+    """Refuse a teacher that is the student, or shares parameters with it: it would learn, and lose its train mode.
+
+    Raises:
+        ValueError: Naming the teacher.
+    """
+    own = {id(parameter) for parameter in student.parameters()}
+    for teacher in teachers:
+        if any(id(parameter) in own for parameter in teacher.module.parameters()):
+            raise ValueError(
+                f"Teacher '{teacher.name}' shares parameters with the student. A teacher stands still: give a copy "
+                '(copy.deepcopy(model)) or a checkpoint.',
+            )
+
+
+def outputs_known(model: torch.nn.Module) -> int | None:
+    """The number of classes or the vocabulary a model says it has, or ``None`` where it does not say."""
+    classes = getattr(model, 'num_classes', None)
+    if isinstance(classes, int):
+        return classes
+    config = getattr(getattr(model, 'model', model), 'config', None)
+    kind = type(getattr(model, 'model', model)).__name__
+    if config is not None and kind.endswith('ForSequenceClassification'):
+        return int(config.num_labels)
+    if config is not None and kind.endswith(('ForMaskedLM', 'ForCausalLM', 'LMHeadModel')):
+        return int(config.vocab_size)
+    return None
+
+

@@ -1,0 +1,137 @@
+"""The KD scalar of a microbatch: which rows count, and how the batch's mean is made of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from composer.core import DataSpec, State
+from composer.utils import dist
+from torch import Tensor
+
+from composer_kd.batches import Key, classes_last, counting, target_of, trainer_behind
+from composer_kd.functional import combine_logits, combine_probabilities
+from composer_kd.losses import Loss
+
+COMBINE = ('logits', 'probabilities')
+
+
+class Share:
+    """How Composer weighs a microbatch, so that the KD term is one mean over all rows of the batch that count.
+
+    Composer multiplies a microbatch's loss by its share of the batch (in samples, or in tokens with
+    ``accumulate_train_batch_on_tokens``) and averages gradients over ranks. A mean over a microbatch's own rows is then
+    wrong where microbatches or ranks hold different numbers of rows that count, as in masked language modelling. This
+    takes Composer's factor out and divides by the rows of the whole batch over all ranks.
+    """
+
+    def __init__(self, target_key: Key, ignore_index: int) -> None:
+        self._target_key, self._ignore_index = target_key, ignore_index
+        self._spec: DataSpec | None = None
+        self._on_tokens = False
+        self._numerator: Tensor | float | None = None
+
+    def bind(self) -> None:
+        """Learn how the trainer that is calling measures a batch. Call within ``fit``."""
+        trainer = trainer_behind()
+        if trainer is not None:
+            self._spec = trainer._train_data_spec
+            self._on_tokens = trainer.accumulate_train_batch_on_tokens
+
+    def size(self, batch: Any, target_key: Key) -> int:
+        """The weight that Composer gives a (micro)batch: its samples, or its tokens that bear on the loss."""
+        if self._spec is None:
+            return len(target_of(batch, target_key))
+        if self._on_tokens:
+            return self._spec.get_num_tokens_in_batch(batch, token_type='loss_generating')
+        return int(self._spec.get_num_samples_in_batch(batch))
+
+    def open_batch(self, state: State, shift: bool) -> None:
+        """Count the rows of the whole batch, over all ranks. Every rank calls this for every batch that is on."""
+        labels = target_of(state.batch, self._target_key)
+        mask = counting(labels, self._ignore_index, shift)
+        self._numerator = None
+        if mask is None:
+            return
+        rows, size = mask.sum(), self.size(state.batch, self._target_key)
+        if dist.get_world_size() > 1:
+            both = state.device.tensor_to_device(torch.stack([rows.double(), rows.new_tensor(size).double()]))
+            dist.all_reduce(both)  # the world size cancels in the ratio
+            self._numerator = both[1] / both[0].clamp_min(1)
+        elif rows.is_cuda:
+            self._numerator = size / rows.clamp_min(1)
+        else:
+            self._numerator = size / max(int(rows), 1)
+
+    def mean(self, total: Tensor, batch: Any) -> Tensor:
+        """The microbatch's sum over rows as the part it has, after Composer's weighing, of the batch's mean."""
+        assert self._numerator is not None, 'open_batch saw class labels'
+        factor = self._numerator / max(self.size(batch, self._target_key), 1)
+        return total * (factor.to(total) if isinstance(factor, Tensor) else factor)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the batch has class labels to count."""
+        return self._numerator is not None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Student and teacher logits of the rows that a loss looks at."""
+
+    student: Tensor
+    teachers: list[Tensor]
+    mask: Tensor | None
+    compact: bool
+
+
+def rows_that_count(student: Tensor, teachers: Sequence[Tensor], labels: Any, mask: Tensor | None) -> Rows:
+    """Bring classes last and, for token logits, keep the rows that count.
+
+    Of token logits only those rows are copied out, since the rest (85 % in masked language modelling) would cost as
+    much in the loss; this waits for the device once. For one row a sample all rows are kept and weighed, which waits
+    for nothing.
+    """
+    student = classes_last(student, labels)
+    teachers = [classes_last(logits, labels) for logits in teachers]
+    if mask is None or mask.shape != student.shape[:-1]:
+        return Rows(student, teachers, None, False)
+    if student.dim() > 2:
+        return Rows(student[mask], [logits[mask] for logits in teachers], mask, True)
+    return Rows(student, teachers, mask, False)
+
+
+def kd_term(
+    loss: Loss, rows: Rows, weights: Sequence[float], combine: str, temperature: float | None, share: Share, batch: Any,
+) -> Tensor:
+    """The KD scalar of a microbatch, ready for Composer's weighing.
+
+    Args:
+        loss: The loss.
+        rows: The logits, from :func:`rows_that_count`.
+        weights: One for each teacher.
+        combine: ``'logits'`` or ``'probabilities'``.
+        temperature: The temperature, where it follows a scheduler.
+        share: How Composer weighs this microbatch.
+        batch: The microbatch.
+
+    Returns:
+        A scalar with a graph to the student's logits; zero, with a graph, where no row counts.
+    """
+    student = rows.student
+    if student.numel() == 0:
+        return student.float().sum()
+    if len(rows.teachers) == 1:
+        target = rows.teachers[0]
+    elif combine == 'logits':
+        target = combine_logits(rows.teachers, weights)
+    else:
+        heat = temperature if temperature is not None else float(loss.settings.get('temperature', 1.0))
+        assert loss.space is not None, 'settings refuse it'
+        target = combine_probabilities(rows.teachers, weights, temperature=heat, space=loss.space)
+    values = loss.rows(student, target, temperature=temperature, mask=None if rows.compact else rows.mask)
+    if rows.mask is None or not share.counts:
+        return values.mean()
+    return share.mean(values.sum(), batch)

@@ -1,0 +1,77 @@
+"""Settings of Distillation: each refused in one paragraph, before there is a trainer."""
+
+import pytest
+from composer.optim import LinearScheduler
+from torch import nn
+
+from composer_kd import Distillation
+
+pair = [nn.Linear(2, 2), nn.Linear(2, 2)]
+
+
+@pytest.mark.parametrize(('settings', 'error', 'message'), [
+    ({'loss': 'kl_divergance'}, ValueError, r"unknown loss 'kl_divergance'\. Did you mean 'kl_divergence'\?"),
+    ({'loss': {'name': 'kl_divergence', 'temprature': 2}}, ValueError, "Did you mean 'temperature'"),
+    ({'loss': {'name': 'kl_divergence', 'temperature': -1}}, ValueError, 'temperature.*-1'),
+    ({'loss': {'name': 'kl_divergence', 'temperature': {'linaer': {}}}}, ValueError,
+     r"loss\.temperature: unknown key 'linaer'\. Did you mean 'linear'"),
+    ({'loss': {'name': 'kl_divergence', 'temperature': {'linear': {'alpha': 1}}}}, ValueError,
+     r"loss\.temperature\.linear: unknown key 'alpha'\. Did you mean 'alpha_[if]'"),
+    ({'loss': 7}, TypeError, 'loss: expected a name'),
+    ({'kd_loss_weight': -0.1}, ValueError, r'kd_loss_weight: expected a finite number of 0 or more, got -0\.1'),
+    ({'kd_loss_weight': 'lots'}, TypeError, "kd_loss_weight: expected a number, a Composer scheduler.*'lots'"),
+    ({'kd_loss_weight': {'linear': {}, 'constant': {}}}, ValueError, 'expected a number or one scheduler'),
+    ({'kd_loss_weight': float('nan')}, ValueError, 'kd_loss_weight'),
+    ({'base_loss_weight': -1}, ValueError, 'base_loss_weight: expected a finite number of 0 or more, got -1'),
+    ({'base_loss_weight': '1'}, ValueError, 'base_loss_weight'),
+    ({'start': 'later'}, ValueError, "start: expected a Composer time string.*'later'"),
+    ({'start': '0.6dur', 'end': '0.5dur'}, ValueError, "start: '0.6dur' lies after end '0.5dur'"),
+    ({'interval': 0}, ValueError, 'interval: expected a number of batches or epochs of 1 or more.*got 0'),
+    ({'probability': 0}, ValueError, 'probability: expected a number above 0 and at most 1, got 0'),
+    ({'probability': 1.5}, ValueError, 'probability'),
+    ({'teachers_per_batch': 3}, ValueError, 'teachers_per_batch: 3 teachers a batch of a pool of 2'),
+    ({'teachers_per_batch': 0}, ValueError, 'teachers_per_batch: expected a whole number of 1 or more, got 0'),
+    ({'sampling': 'randm'}, ValueError, r"sampling: expected 'random' or 'round_robin', got 'randm'\. Did you mean 'random'"),
+    ({'combine': 'votes'}, ValueError, "combine: expected 'logits' or 'probabilities', got 'votes'"),
+    ({'combine': 'probabilities', 'loss': 'mse'}, ValueError, "combine: 'probabilities'.*'mse' does not compare"),
+    ({'ignore_index': None}, TypeError, 'ignore_index: expected a whole number'),
+    ({'check_batches': -1}, ValueError, 'check_batches: expected a whole number of 0 or more, got -1'),
+    ({'seed': -1}, ValueError, 'seed: expected a whole number of 0 or more, got -1'),
+])
+def test_a_bad_setting_is_refused(settings, error, message):
+    with pytest.raises(error, match=message) as raised:
+        Distillation(pair, **settings)
+    assert '\n' not in str(raised.value)
+
+
+def test_a_start_after_the_end_in_other_units_is_refused_before_training():
+    from tests.common import network, trainer
+    fit = trainer(Distillation(network(seed=9), start='2ep', end='3ba'))
+    with pytest.raises(ValueError, match="start: '2ep' is batch 12 of this training, after end '3ba', which is batch 3"):
+        fit.fit()
+
+
+def test_a_scheduler_that_leaves_the_range_is_refused_before_training():
+    from tests.common import network, trainer
+    fit = trainer(Distillation(network(seed=9), kd_loss_weight=LinearScheduler(alpha_i=1.0, alpha_f=-1.0)))
+    with pytest.raises(ValueError, match=r'kd_loss_weight: expected a finite number of 0 or more, got -.*LinearScheduler'):
+        fit.fit()
+    assert int(fit.state.timestamp.batch) == 0
+
+
+def test_a_value_at_the_very_end_is_not_looked_at_as_no_batch_has_it():
+    from tests.common import network, trainer
+    heat = {'name': 'kl_divergence', 'temperature': {'linear': {'alpha_i': 4.0, 'alpha_f': 0.0}}}
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        trainer(Distillation(network(seed=9), loss=heat)).fit()
+
+
+def test_settings_in_plain_types():
+    kd = Distillation(pair, loss={'name': 'kl_divergence', 'temperature': {'linear': {'alpha_i': 4.0, 'alpha_f': 1.0}}},
+                      logits_key=max, kd_loss_weight=LinearScheduler())
+    assert kd.settings['loss'] == {'name': 'kl_divergence', 'temperature': {'linear': {'alpha_i': 4.0, 'alpha_f': 1.0}}}
+    assert kd.settings['logits_key'] == 'max'
+    assert kd.settings['kd_loss_weight'] == 'LinearScheduler'
+    assert kd.settings['teachers'] == ['teacher0 = module:Linear (weight 1)', 'teacher1 = module:Linear (weight 1)']
