@@ -242,7 +242,7 @@ class Distillation(Algorithm):
         self._kd = None
 
     def _batch_end(self, state: State, logger: Logger) -> None:
-        seconds = self._meter.close_batch()
+        seconds = self._meter.close_batch(self._now.on, state.timestamp.batch_wct.total_seconds())
         self._counts.close_batch(self._now.teachers)
         if self._looks_left:
             self._looks_left -= 1
@@ -259,27 +259,23 @@ class Distillation(Algorithm):
             metrics['loss/train/kd'], metrics['loss/train/base'] = means.tolist()
             self._sums, self._sizes = [], 0
         metrics['kd/teacher_seconds'] = seconds['teacher']
-        metrics['kd/overhead'] = self._overhead(state)
+        if self._now.on and self._meter.overhead is not None:
+            metrics['kd/overhead'] = self._meter.overhead
         # the clock has moved on since; this is the step of Composer's own loss/train/total
         logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
-
-    def _overhead(self, state: State) -> float:
-        rest = state.timestamp.total_wct.total_seconds() - self._meter.seconds
-        self._counts.overhead = self._meter.seconds / rest if rest > 0 else 0.0
-        return self._counts.overhead
 
     def summary(self) -> dict[str, Any]:
         """What distillation did and cost so far, over resumptions too.
 
         Returns:
             ``active_batches``; ``kd_seconds`` (teachers and loss), ``teacher_seconds``, ``loss_seconds`` and
-            ``load_seconds`` of this rank; ``overhead``, the ratio of ``kd_seconds`` to the rest of the training time;
-            and ``teachers``, each with ``name``, ``origin``, ``digest``, ``weight``, ``batches`` and ``samples``.
+            ``load_seconds`` of this rank; ``overhead``, the time spent on distillation / the time of the same batches
+            without it (``None`` before the first); and ``teachers``, each with ``name``, ``origin``, ``digest``, ``weight``, ``batches`` and ``samples``.
         """
         return {
             'active_batches': self._counts.active, 'kd_seconds': self._meter.seconds,
             'teacher_seconds': self._meter.total['teacher'], 'loss_seconds': self._meter.total['loss'],
-            'load_seconds': self._load_seconds, 'overhead': self._counts.overhead,
+            'load_seconds': self._load_seconds, 'overhead': self._meter.overhead,
             'teachers': [
                 {'name': t.name, 'origin': t.origin, 'digest': t.digest, 'weight': t.weight,
                  'batches': self._counts.batches[t.name], 'samples': self._counts.samples[t.name]}
@@ -296,7 +292,7 @@ class Distillation(Algorithm):
     def state_dict(self) -> dict[str, Any]:
         """Plain types only: settings, window, counts, cost, and where the teachers came from."""
         return {**super().state_dict(), 'version': 1, **self._plan.state_dict(), **self._counts.state_dict(),
-                'seconds': dict(self._meter.total), 'load_seconds': self._load_seconds,
+                'seconds': self._meter.state_dict(), 'load_seconds': self._load_seconds,
                 'teachers': [(t.name, t.origin, t.digest) for t in self.teachers],
                 'settings': {key: str(value) for key, value in self.settings.items()}}
 
@@ -304,5 +300,5 @@ class Distillation(Algorithm):
         """Take up where a checkpoint left off."""
         self._plan.load_state_dict(state)
         self._counts.load_state_dict(state)
-        self._meter.total.update(state.get('seconds', {}))
+        self._meter.load_state_dict(state.get('seconds', {}))
         self._load_seconds += state.get('load_seconds', 0.0)

@@ -71,7 +71,6 @@ class Counts:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.active = 0
-        self.overhead: float | None = None
         self.batches = dict.fromkeys(names, 0)
         self.samples = dict.fromkeys(names, 0)
         self._names = list(names)

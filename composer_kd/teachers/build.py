@@ -55,7 +55,7 @@ def _module_for(spec: TeacherSpec, student: ComposerModel, where: str) -> torch.
         assert isinstance(spec.source, torch.nn.Module)
         return spec.source
     # Building a model draws its initial weights; the training's generators must not notice.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         if spec.kind == 'run':
             return model_of_run(spec.source)
         if spec.model is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,4 +126,9 @@ def parse_teachers(teachers: Any) -> list[TeacherSpec]:
                 folder.latest_checkpoint()
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f'teachers[{index}].run: {error}') from error
+        elif spec.kind == 'checkpoint' and '://' not in spec.source and not os.path.exists(spec.source):
+            raise FileNotFoundError(
+                f'teachers[{index}].checkpoint: there is nothing at {spec.source}. Give the path of a checkpoint, '
+                f'relative to {os.getcwd()}, or a URI.',
+            )
     return specs

@@ -25,6 +25,7 @@ linear = nn.Linear(2, 2)
     ({'module': linear, 'weight': float('inf')}, ValueError, 'finite number above 0'),
     ({'module': linear, 'weight': '2'}, ValueError, 'finite number above 0'),
     ({'checkpoint': ''}, ValueError, 'expected a path or URI'),
+    ({'checkpoint': 'no/such.pt'}, FileNotFoundError, r'teachers\[0\]\.checkpoint: there is nothing at no/such\.pt'),
     ({'checkpoint': 'x.pt', 'algorithms': {'blurpool': {}}}, ValueError, "there is no 'model'"),
     ([{'module': linear, 'name': 'a'}, {'module': linear, 'name': 'a'}], ValueError, "name 'a' is given 2 times"),
     ({'run': 'no/such/folder'}, FileNotFoundError, r'teachers\[0\]\.run: .*no/such/folder'),
