@@ -1,0 +1,75 @@
+"""The console command ``composer-kd``. Composer takes seconds to import, so every command imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+
+@click.group(context_settings={'help_option_names': ['-h', '--help']})
+@click.version_option(package_name='composer_kd')
+def main() -> None:
+    """Knowledge distillation from earlier training runs, for MosaicML Composer."""
+
+
+@main.command()
+@click.argument('recipe', metavar='RECIPE.yaml')
+@click.argument('overrides', nargs=-1, metavar='[KEY=VALUE]...')
+def validate(recipe: str, overrides: tuple[str, ...]) -> None:
+    """Check a recipe without data, accelerator or training.
+
+    Every name and setting is checked by building what can be built: model, optimizer, schedulers, algorithms,
+    callbacks. KEY=VALUE replaces what the recipe says, as in training. Prints what would be trained and 'valid', or one
+    paragraph on what is wrong, with exit status 1.
+    """
+    from composer_kd.recipes.errors import told_to_user
+
+    try:
+        summary = _summary(recipe, overrides)
+    except Exception as error:
+        message = told_to_user(error)
+        if message is None:
+            raise
+        click.echo(f'error: {message}', err=True)
+        sys.exit(1)
+    click.echo(summary)
+    click.echo('valid')
+
+
+def _summary(path: str, overrides: tuple[str, ...]) -> str:
+    from composer_kd.recipes import check_recipe, load_recipe, recipe_digest
+
+    recipe = load_recipe(path, overrides)
+    parts = check_recipe(recipe)
+    parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+    evaluators = [
+        f'{label}: {_component(spec.data)}' for label, spec in recipe.evaluators.items()
+    ]
+    rows: list[tuple[str, str]] = [
+        ('run', f'{recipe.run_name} in {recipe.run_folder}'),
+        ('model', f'{_component(recipe.model)}, {parameters:,} parameters'),
+        ('train_data', _component(recipe.train_data)),
+        ('evaluators', '; '.join(evaluators) or 'none'),
+        ('optimizer', _component(recipe.optimizer)),
+        ('scheduler', '; '.join(map(_component, recipe.schedulers)) or 'none'),
+        *(
+            (f'algorithms.{name}', _settings(settings) or 'default settings')
+            for name, settings in recipe.algorithms.items()
+        ),
+        ('max_duration', str(recipe.max_duration)),
+        ('seed', str(recipe.seed)),
+        ('digest', recipe_digest(recipe.plain())[:16]),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return '\n'.join(f'{name:<{width}}  {value}' for name, value in rows)
+
+
+def _component(component: dict[str, Any]) -> str:
+    settings = _settings({key: value for key, value in component.items() if key != 'name'})
+    return f"{component['name']} ({settings})" if settings else str(component['name'])
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return ', '.join(f'{key} {value}' for key, value in settings.items())

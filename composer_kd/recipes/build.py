@@ -1,0 +1,159 @@
+"""From a recipe to a training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from composer import Trainer
+from composer.core import Evaluator
+from composer.utils import dist, get_device
+
+from composer_kd.names import split_named
+from composer_kd.recipes.extras import check_extras, make_extras, make_loggers
+from composer_kd.recipes.folder import claim_folder, recipe_digest
+from composer_kd.recipes.parts import Parts, check_component, construct, make_parts
+from composer_kd.recipes.schema import OWN, RENAMED, Recipe
+from composer_kd.recipes.tasks import DATA
+from composer_kd.runs import RunFolder
+
+_BUILT = {
+    *OWN, *RENAMED.values(), 'model', 'algorithms', 'callbacks', 'loggers', 'algorithm_passes', 'load_object_store',
+    'profiler', 'parallelism_config', 'precision_config', 'save_folder',
+}
+
+
+def cap_threads() -> None:
+    """Share this machine's cores between the ranks that run on it, unless ``OMP_NUM_THREADS`` is set.
+
+    Composer's launcher leaves every rank with as many threads as there are cores, which is several times slower.
+    """
+    ranks = dist.get_local_world_size()
+    if ranks > 1 and 'OMP_NUM_THREADS' not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // ranks))
+
+
+def _data_specs(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    specs = {'train_data': recipe.train_data}
+    for label, evaluator in recipe.evaluators.items():
+        specs[f'evaluators.{label}.data'] = {'batch_size': recipe.train_data['batch_size'], **evaluator.data}
+    return specs
+
+
+def _split_data(spec: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any], int]:
+    name, settings = split_named(spec, where)
+    size, ranks = settings.pop('batch_size'), dist.get_world_size()
+    if size % ranks:
+        raise ValueError(
+            f'{where}.batch_size: {size} samples cannot be divided evenly over {ranks} ranks; make it a multiple of '
+            f'{ranks}, for instance {max(1, size // ranks) * ranks}.',
+        )
+    return name, settings, size // ranks
+
+
+def check_recipe(recipe: Recipe) -> Parts:
+    """Check everything that needs no data and no accelerator, by building what can be built without them.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        Model, optimizer, schedulers, algorithms and callbacks.
+
+    Raises:
+        ValueError: For anything the recipe asks for that is unknown, missing or refused, with its path.
+        TypeError: For a value of a wrong type.
+        FileNotFoundError: For a missing teacher.
+    """
+    for where, spec in _data_specs(recipe).items():
+        name, settings, size = _split_data(spec, where)
+        given = {'batch_size': size, 'seed': recipe.seed, 'train': where == 'train_data'}
+        check_component(DATA.get(name, where), settings, where, given)
+    check_extras(recipe)
+    return make_parts(recipe, recipe_digest(recipe.plain()))
+
+
+def _build_data(recipe: Recipe) -> tuple[Any, list[Evaluator]]:
+    built = {}
+    for where, spec in _data_specs(recipe).items():
+        name, settings, size = _split_data(spec, where)
+        built[where] = construct(
+            DATA, name, settings, where, batch_size=size, seed=recipe.seed, train=where == 'train_data',
+        )
+    evaluators = [
+        Evaluator(
+            label=label,
+            dataloader=built[f'evaluators.{label}.data'],
+            metric_names=spec.metric_names,
+            subset_num_batches=spec.subset_num_batches,
+            eval_interval=spec.interval,
+            device_eval_microbatch_size=spec.device_eval_microbatch_size,
+        )
+        for label, spec in recipe.evaluators.items()
+    ]
+    return built['train_data'], evaluators
+
+
+def build_trainer(recipe: Recipe) -> Trainer:
+    """Check a recipe, make its run folder this run's own, and build the Trainer.
+
+    An unfinished run of the same recipe in that folder is resumed by ``fit()``.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        The Trainer, ready for ``fit()``.
+
+    Raises:
+        ValueError: For what :func:`check_recipe` refuses, a batch that the ranks cannot share evenly, data that cannot
+            be built, or a run folder that is another run's.
+        TypeError: For a value of a wrong type.
+        FileNotFoundError: For a missing teacher.
+    """
+    cap_threads()
+    parts = check_recipe(recipe)
+    train_data, evaluators = _build_data(recipe)
+    if dist.get_world_size() > 1:
+        dist.initialize_dist(get_device(recipe.device), recipe.dist_timeout)
+    start = claim_folder(recipe)
+    plain = {name: getattr(recipe, name) for name in Recipe.model_fields if name not in _BUILT}
+    return Trainer(
+        model=parts.model,
+        train_dataloader=train_data,
+        optimizers=parts.optimizer,
+        schedulers=parts.schedulers or None,
+        eval_dataloader=evaluators or None,
+        algorithms=parts.algorithms,
+        callbacks=parts.callbacks,
+        loggers=make_loggers(recipe, start),
+        save_folder=recipe.save_folder or str(RunFolder(recipe.run_folder).checkpoints),
+        **make_extras(recipe),
+        **plain,
+    )
+
+
+def train(recipe: Recipe) -> RunFolder:
+    """Train as the recipe says.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        The run folder, with the record of the finished run.
+
+    Raises:
+        ValueError: For what :func:`build_trainer` refuses, before any training.
+        TypeError: For a value of a wrong type.
+        FileNotFoundError: For a missing teacher.
+    """
+    trainer = build_trainer(recipe)
+    try:
+        trainer.fit()
+    finally:
+        # Not trainer.close(): it waits for all ranks, and one that failed never comes.
+        trainer.engine.close()
+    return RunFolder(recipe.run_folder)
