@@ -1,0 +1,111 @@
+"""What the README shows runs as it stands there."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from composer_kd import Distillation
+from composer_kd.losses import LOSSES, make_loss
+from composer_kd.recipes import check_recipe, load_recipe
+from composer_kd.recipes.load import parse_recipe
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+
+
+def blocks(language):
+    return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
+
+
+def test_the_python_snippet(tmp_path):
+    snippet, = blocks('python')
+    done = subprocess.run([sys.executable, '-c', snippet], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('15 batches with KD, overhead 0.')
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """The commands of the README, in a folder with what a clone has."""
+    folder = tmp_path_factory.mktemp('clone')
+    for name in ('scripts', 'yamls', 'composer_kd'):
+        (folder / name).symlink_to(ROOT / name)
+    bin_ = Path(sys.executable).parent
+    path = f'{bin_}{os.pathsep}{os.environ["PATH"]}'
+    outputs = []
+    commands, = blocks('bash')
+    for command in commands.strip().splitlines():
+        command = command.replace('composer-kd ', f'{sys.executable} -m composer_kd.cli ')
+        command = command.replace('composer -n', f'{sys.executable} -m composer.cli.launcher -n')
+        if 'baseline.yaml' in command:
+            command += ' max_duration=2ep'
+        done = subprocess.run(command.replace('max_duration=10ep', 'max_duration=1ep'), shell=True, cwd=folder,
+                              capture_output=True, text=True, timeout=240,
+                              env={**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT)})
+        assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
+        outputs.append(done.stdout)
+    return folder, outputs
+
+
+def test_the_commands(made):
+    folder, (first, validated, second) = made
+    assert 'runs/digits-baseline' in first
+    assert 'valid' in validated
+    assert 'KD' in second
+    assert (folder / 'runs' / 'digits-baseline' / 'record.json').exists()
+
+
+def test_the_recipe_entry_over_a_recipe_that_is_there(made, monkeypatch):
+    monkeypatch.chdir(made[0])
+    entry = yaml.safe_load(blocks('yaml')[0])
+    recipe = load_recipe('yamls/digits/baseline.yaml', ['run_name=readme'])
+    parts = check_recipe(parse_recipe({**recipe.plain(), **entry}))
+    assert parts.algorithms[0].settings['end'] == '0.5dur'
+
+
+def test_the_whole_recipe():
+    check_recipe(parse_recipe(yaml.safe_load(blocks('yaml')[1])))
+
+
+def table_after(heading):
+    part = README.split(f'{heading}\n', 1)[1].split('\n#', 1)[0]
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in part.splitlines() if line.startswith('|')][2:]
+
+
+def test_every_setting_is_in_the_table_with_its_default():
+    parameters = {n: p for n, p in inspect.signature(Distillation.__init__).parameters.items() if n != 'self'}
+    shown = {}
+    for names, default, *_ in table_after('## Settings of Distillation'):
+        for name, value in zip(re.findall(r'`(\w+)`', names), re.split(', ', default), strict=False):
+            shown[name] = value.strip('`')
+        for name in re.findall(r'`(\w+)`', names):
+            shown.setdefault(name, default.strip('`'))
+    assert set(shown) == set(parameters)
+    for name, value in shown.items():
+        default = parameters[name].default
+        if default not in (None, inspect.Parameter.empty):
+            assert value == str(default), name
+
+
+def test_every_loss_is_in_the_table_with_its_defaults():
+    shown = {}
+    for names, settings, _ in table_after('### Losses'):
+        for name in re.findall(r'`(\w+)`', names):
+            shown[name] = dict(re.findall(r'`(\w+)` `?([\w.]+)`?', settings))
+    own = {name for name in LOSSES.names() if name in shown or name.endswith(('kl', 'divergence'))}
+    assert own == set(shown)
+    for name, settings in shown.items():
+        assert settings == {key: str(value) for key, value in make_loss(name).settings.items()}
+
+
+def test_every_metric_that_is_logged_is_named():
+    for name in ('loss/train/kd', 'loss/train/base', 'kd/active', 'kd/weight', 'kd/temperature', 'kd/teacher/NAME',
+                 'kd/teacher_seconds', 'kd/overhead'):
+        assert f'`{name}`' in README
