@@ -26,6 +26,7 @@ class Decision:
     teachers: tuple[int, ...] = ()
     weights: Mapping[int, float] = field(default_factory=dict)
     shown_temperature: float | None = None
+    closed: bool = False
 
     def metrics(self, names: Sequence[str]) -> dict[str, float]:
         """What is logged of the decision: ``kd/active``, ``kd/weight``, ``kd/temperature``, ``kd/teacher/NAME``."""
@@ -33,6 +34,9 @@ class Decision:
         if self.on and self.shown_temperature is not None:
             shown['kd/temperature'] = self.shown_temperature
         return {**shown, **{f'kd/teacher/{name}': float(i in self.teachers) for i, name in enumerate(names)}}
+
+
+_OFF, _CLOSED = Decision(), Decision(closed=True)
 
 
 class Plan:
@@ -85,13 +89,15 @@ class Plan:
         """The decision for the batch that ``state`` is at."""
         assert self._window is not None
         clock = Clock.of(state.timestamp)
-        if not self._window.contains(clock):
-            return Decision()
+        if self._window.closed(clock):
+            return _CLOSED
+        if not self._window.start.reached(clock):
+            return _OFF
         if self._anchor is None:
             self._anchor = Anchor(clock.batch, clock.epoch)
         s = self._s
-        if not schedule.is_on(clock, self._window, self._anchor, s.interval, s.probability, self._seed):
-            return Decision()
+        if not schedule.is_on(clock, self._anchor, s.interval, s.probability, self._seed):
+            return _OFF
         shares = [spec.weight for spec in s.specs]
         chosen = schedule.choose(
             clock, self._anchor, s.interval, shares, s.teachers_per_batch, s.sampling, self._seed,

@@ -21,11 +21,6 @@ from composer_kd.settings import Settings
 from composer_kd.teachers import Look, Teacher, build_teachers
 from composer_kd.term import Share, kd_term, rows_that_count
 
-_EVENTS = frozenset({
-    Event.FIT_START, Event.BEFORE_TRAIN_BATCH, Event.AFTER_FORWARD, Event.BEFORE_BACKWARD, Event.BATCH_END,
-})
-
-
 class Distillation(Algorithm):
     r"""Teach a student from the logits of earlier models, for part of its training or all of it.
 
@@ -73,6 +68,7 @@ class Distillation(Algorithm):
     Events:
         ``INIT`` (last of all algorithms) loads the teachers; ``FIT_START`` resolves the window; ``BEFORE_TRAIN_BATCH``
         decides; ``AFTER_FORWARD`` runs teachers and loss; ``BEFORE_BACKWARD`` joins the loss; ``BATCH_END`` logs.
+        After the window has closed for good, none.
 
     State touched:
         ``state.loss``, and the order of ``state.algorithms`` (this one moves to the end, so that losses interpolated by
@@ -129,12 +125,17 @@ class Distillation(Algorithm):
         self._looks: dict[str, Look] = {}
         self._looks_left = 0
         self._now = Decision()
+        self._done = False
         self._kd: Tensor | None = None
         self._first_microbatch = True
         self._sums: list[Tensor] = []
         self._sizes = 0
         self._counts = joining.Counts([spec.name for spec in self._s.specs])
         self._load_seconds = 0.0
+        self._in_batch = {
+            Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
+            Event.BEFORE_BACKWARD: self._join,
+        }
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -143,28 +144,28 @@ class Distillation(Algorithm):
 
     def match(self, event: Event, state: State) -> bool:
         """Whether there is something to do at ``event``."""
-        if event == Event.INIT:
-            return joining.last_at_init(self, state)
-        if event == Event.BEFORE_BACKWARD:
-            return self._kd is not None
-        if event == Event.AFTER_FORWARD:
+        # events are compared by identity: Composer's compare as strings, and this is asked at every event of every batch
+        if event is Event.AFTER_FORWARD:
             return self._now.on or self._looks_left > 0
-        return event in _EVENTS
+        if event is Event.BEFORE_BACKWARD:
+            return self._kd is not None
+        if event is Event.BEFORE_TRAIN_BATCH or event is Event.BATCH_END:
+            return not self._done
+        if event is Event.INIT:
+            return joining.last_at_init(self, state)
+        return event is Event.FIT_START
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Do what is due at ``event``."""
-        if event == Event.INIT:
+        if event is Event.INIT:
             self._load(state, logger)
-        elif event == Event.FIT_START:
+        elif event is Event.FIT_START:
             self._fit_start(state)
-        elif event == Event.BEFORE_TRAIN_BATCH:
-            self._decide(state)
-        elif event == Event.AFTER_FORWARD:
-            self._after_forward(state)
-        elif event == Event.BEFORE_BACKWARD:
-            self._join(state)
-        elif event == Event.BATCH_END:
+        elif event is Event.BATCH_END:
             self._batch_end(state, logger)
+        else:
+            with self._meter.part('all', state.device.name == 'gpu'):
+                self._in_batch[event](state)
 
     def _load(self, state: State, logger: Logger) -> None:
         if self.teachers:
@@ -183,6 +184,7 @@ class Distillation(Algorithm):
 
     def _fit_start(self, state: State) -> None:
         self._plan.fit_start(state)
+        self._done = False
         self._share.bind()
         self._looks = {teacher.name: Look(teacher.name, teacher.origin) for teacher in self.teachers}
         self._looks_left = 0 if self._plan.closed(state) else self._s.check_batches
@@ -195,7 +197,7 @@ class Distillation(Algorithm):
         self._kd = None
         self._sums, self._sizes = [], 0
         self._now = self._plan.decide(state)
-        if self._plan.closed(state):
+        if self._now.closed:
             for teacher in self.teachers:
                 teacher.release()
             self._looks_left = 0
@@ -214,24 +216,24 @@ class Distillation(Algorithm):
         asked = [i for i in range(len(self.teachers)) if look or i in self._now.teachers]
         if not asked:
             return
-        on_gpu = state.device.name == 'gpu'
         student = find_logits(state.outputs, self._logits_key, 'student')
         labels = target_of(state.batch, self._target_key)
-        with self._meter.part('teacher', on_gpu), get_precision_context(state.precision, state.precision_config):
+        precision = get_precision_context(state.precision, state.precision_config)
+        with self._meter.part('teacher', state.device.name == 'gpu'), precision:
             answers = {i: self.teachers[i].outputs(state.batch) for i in asked}
-        with self._meter.part('loss', on_gpu):
-            mask = counting(labels, self._s.ignore_index, self._shift(state))
-            if look:
-                for i, answer in answers.items():
-                    self._looks[self.teachers[i].name].at(student, answer, labels, mask)
-            if self._now.on:
-                chosen = self._now.teachers
-                rows = rows_that_count(student, [answers[i] for i in chosen], labels, mask)
-                self._kd = kd_term(
-                    self._s.loss, rows, [self._now.weights[i] for i in chosen], self._s.combine,
-                    self._now.temperature, self._share, state.batch,
-                )
-                self._counts.rows_seen(chosen, student.shape[0])
+        known = self._now.on and self._share.full and not look
+        mask = None if known else counting(labels, self._s.ignore_index, self._shift(state))
+        if look:
+            for i, answer in answers.items():
+                self._looks[self.teachers[i].name].at(student, answer, labels, mask)
+        if self._now.on:
+            chosen = self._now.teachers
+            rows = rows_that_count(student, [answers[i] for i in chosen], labels, mask)
+            self._kd = kd_term(
+                self._s.loss, rows, [self._now.weights[i] for i in chosen], self._s.combine,
+                self._now.temperature, self._share, state.batch,
+            )
+            self._counts.rows_seen(chosen, student.shape[0] * dist.get_world_size())
 
     def _join(self, state: State) -> None:
         assert self._kd is not None
@@ -263,6 +265,8 @@ class Distillation(Algorithm):
             metrics['kd/overhead'] = self._meter.overhead
         # the clock has moved on since; this is the step of Composer's own loss/train/total
         logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
+        # over for good, and logged as off: from here on there is nothing to do at any event
+        self._done = self._now.closed
 
     def summary(self) -> dict[str, Any]:
         """What distillation did and cost so far, over resumptions too.
@@ -270,11 +274,13 @@ class Distillation(Algorithm):
         Returns:
             ``active_batches``; ``kd_seconds`` (teachers and loss), ``teacher_seconds``, ``loss_seconds`` and
             ``load_seconds`` of this rank; ``overhead``, the time spent on distillation / the time of the same batches
-            without it (``None`` before the first); and ``teachers``, each with ``name``, ``origin``, ``digest``, ``weight``, ``batches`` and ``samples``.
+            without it (``None`` before the first); and ``teachers``, each with ``name``, ``origin``, ``digest``,
+            ``weight``, ``batches`` and ``samples`` (this rank's times the number of ranks). The KD loss's share of the
+            backward pass is not told apart from the rest, and in none of these.
         """
         return {
             'active_batches': self._counts.active, 'kd_seconds': self._meter.seconds,
-            'teacher_seconds': self._meter.total['teacher'], 'loss_seconds': self._meter.total['loss'],
+            'teacher_seconds': self._meter.total['teacher'], 'loss_seconds': self._meter.seconds - self._meter.total['teacher'],
             'load_seconds': self._load_seconds, 'overhead': self._meter.overhead,
             'teachers': [
                 {'name': t.name, 'origin': t.origin, 'digest': t.digest, 'weight': t.weight,
@@ -285,9 +291,7 @@ class Distillation(Algorithm):
 
     def teacher_flops(self, batch: Any) -> dict[str, float]:
         """FLOPs of one forward for one sample, by teacher, on a (small) batch on the training's device."""
-        labels = target_of(batch, self._target_key)
-        size = len(labels) if isinstance(labels, Tensor) else 1
-        return {t.name: t.flops(batch) / size for t in self.teachers if not t.released}
+        return {t.name: t.flops(batch) for t in self.teachers if not t.released}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types only: settings, window, counts, cost, and where the teachers came from."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-PARTS = ('teacher', 'loss')
+PARTS = ('teacher', 'all')
 
 
 class Meter:
-    """Seconds spent on teachers and on the KD loss.
+    """Seconds spent on distillation, and the part of the teachers in them.
 
     On a GPU, CUDA events mark the parts and are read at the end of the batch, when Composer itself has waited for the
     device; elsewhere the wall clock is read. The KD loss's share of the backward pass is not told apart from the rest
@@ -28,7 +28,7 @@ class Meter:
 
     @contextmanager
     def part(self, name: str, on_gpu: bool) -> Iterator[None]:
-        """Count what happens inside as ``'teacher'`` or ``'loss'``."""
+        """Count what happens inside as ``'teacher'``, or as ``'all'`` around it."""
         if on_gpu:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
@@ -55,7 +55,7 @@ class Meter:
         for name, seconds in closed.items():
             self.total[name] += seconds
         if on:
-            self.on_kd += sum(closed.values())
+            self.on_kd += closed['all']
             self.on_wall += wall
         self.batch = dict.fromkeys(PARTS, 0.0)
         return closed
@@ -63,7 +63,7 @@ class Meter:
     @property
     def seconds(self) -> float:
         """All seconds so far."""
-        return sum(self.total.values())
+        return self.total['all']
 
     @property
     def overhead(self) -> float | None:

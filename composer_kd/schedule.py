@@ -11,10 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from composer.core import Time, Timestamp, TimeUnit
 
 SAMPLING = ('random', 'round_robin')
+
+
+_HANDS = {unit: unit.name.lower() for unit in TimeUnit}
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,14 @@ class Clock:
     @classmethod
     def of(cls, timestamp: Timestamp) -> Clock:
         """The clock of a Composer timestamp."""
-        return cls(*(int(getattr(timestamp, name)) for name in ('batch', 'epoch', 'sample', 'token', 'iteration')))
+        return cls(
+            timestamp.batch.value, timestamp.epoch.value, timestamp.sample.value, timestamp.token.value,
+            timestamp.iteration.value,
+        )
 
     def read(self, unit: TimeUnit) -> int:
         """The hand of that unit."""
-        return int(getattr(self, unit.name.lower()))
+        return int(getattr(self, _HANDS[unit]))
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,12 @@ class Bound:
 
     def reached(self, clock: Clock) -> bool:
         """Whether the clock is at the moment or past it."""
-        return clock.read(self.unit) >= self.value
+        return clock.read(self.unit) >= self._first
+
+    @cached_property
+    def _first(self) -> int:
+        # clocks count whole numbers, and comparing fractions every batch is slow
+        return math.ceil(self.value)
 
     def in_batches(self, batches_per_epoch: int | None) -> Fraction | None:
         """The moment in batches, or ``None`` where that depends on what the batches hold."""
@@ -184,21 +196,16 @@ def uniform(seed: int, batch: int, stream: str) -> float:
     return (int.from_bytes(digest, 'big') >> 11) / (1 << 53)
 
 
-def is_on(
-    clock: Clock, window: Window, anchor: Anchor, interval: Interval, probability: float, seed: int,
-) -> bool:
-    """Whether distillation is on for the batch that starts at ``clock``.
+def is_on(clock: Clock, anchor: Anchor, interval: Interval, probability: float, seed: int) -> bool:
+    """Whether distillation is on for a batch in the window, the one that starts at ``clock``.
 
     Args:
         clock: The clock at the batch's start.
-        window: The window, resolved.
         anchor: The window's first batch.
         interval: Every how many batches or epochs of the window.
         probability: The share, 0 to 1, of the remaining batches that is kept, each by its own draw.
         seed: The run's seed.
     """
-    if not window.contains(clock):
-        return False
     passed = clock.batch - anchor.batch if interval.unit == TimeUnit.BATCH else clock.epoch - anchor.epoch
     if passed % interval.every:
         return False

@@ -32,6 +32,8 @@ class Share:
         self._spec: DataSpec | None = None
         self._on_tokens = False
         self._numerator: Tensor | float | None = None
+        self.full = False
+        """Whether every label of this rank's batch is known to count, so that no row has to be looked at for it."""
 
     def bind(self) -> None:
         """Learn how the trainer that is calling measures a batch. Call within ``fit``."""
@@ -52,10 +54,12 @@ class Share:
         """Count the rows of the whole batch, over all ranks. Every rank calls this for every batch that is on."""
         labels = target_of(state.batch, self._target_key)
         mask = counting(labels, self._ignore_index, shift)
-        self._numerator = None
+        self._numerator, self.full = None, False
         if mask is None:
             return
         rows, size = mask.sum(), self.size(state.batch, self._target_key)
+        # labels are still in host memory here, as a rule, so this costs no wait for the device
+        self.full = not rows.is_cuda and int(rows) == mask.numel()
         if dist.get_world_size() > 1:
             both = state.device.tensor_to_device(torch.stack([rows.double(), rows.new_tensor(size).double()]))
             dist.all_reduce(both)  # the world size cancels in the ratio
@@ -79,12 +83,19 @@ class Share:
 
 @dataclass(frozen=True)
 class Rows:
-    """Student and teacher logits of the rows that a loss looks at."""
+    """Student and teacher logits of the rows that a loss looks at.
+
+    Attributes:
+        student: Shape ``(..., C)``.
+        teachers: Each of that shape.
+        mask: Which of the rows count, where not all do.
+        counted: Whether there is one label a row, so that the rows were counted over the whole batch.
+    """
 
     student: Tensor
     teachers: list[Tensor]
     mask: Tensor | None
-    compact: bool
+    counted: bool
 
 
 def rows_that_count(student: Tensor, teachers: Sequence[Tensor], labels: Any, mask: Tensor | None) -> Rows:
@@ -93,14 +104,21 @@ def rows_that_count(student: Tensor, teachers: Sequence[Tensor], labels: Any, ma
     Of token logits only those rows are copied out, since the rest (85 % in masked language modelling) would cost as
     much in the loss; this waits for the device once. For one row a sample all rows are kept and weighed, which waits
     for nothing.
+
+    Args:
+        student: Logits as the model gives them.
+        teachers: Logits of each teacher.
+        labels: The labels, or ``None``.
+        mask: Which labels count; ``None`` if all do or they are no class numbers.
     """
     student = classes_last(student, labels)
     teachers = [classes_last(logits, labels) for logits in teachers]
-    if mask is None or mask.shape != student.shape[:-1]:
-        return Rows(student, teachers, None, False)
+    counted = isinstance(labels, Tensor) and labels.shape == student.shape[:-1]
+    if mask is None or not counted:
+        return Rows(student, teachers, None, counted)
     if student.dim() > 2:
-        return Rows(student[mask], [logits[mask] for logits in teachers], mask, True)
-    return Rows(student, teachers, mask, False)
+        return Rows(student[mask], [logits[mask] for logits in teachers], None, True)
+    return Rows(student, teachers, mask, True)
 
 
 def kd_term(
@@ -131,7 +149,5 @@ def kd_term(
         heat = temperature if temperature is not None else float(loss.settings.get('temperature', 1.0))
         assert loss.space is not None, 'settings refuse it'
         target = combine_probabilities(rows.teachers, weights, temperature=heat, space=loss.space)
-    values = loss.rows(student, target, temperature=temperature, mask=None if rows.compact else rows.mask)
-    if rows.mask is None or not share.counts:
-        return values.mean()
-    return share.mean(values.sum(), batch)
+    values = loss.rows(student, target, temperature=temperature, mask=rows.mask)
+    return share.mean(values.sum(), batch) if rows.counted and share.counts else values.mean()

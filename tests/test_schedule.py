@@ -29,7 +29,9 @@ def on_batches(window, sizes, length, interval='1ba', probability=1.0, seed=1):
     for clock in clocks(sizes, length):
         if anchor is None and window.contains(clock):
             anchor = Anchor(clock.batch, clock.epoch)
-        if anchor is not None and schedule.is_on(clock, window, anchor, Interval.parse(interval), probability, seed):
+        if not window.contains(clock) or anchor is None:
+            continue
+        if schedule.is_on(clock, anchor, Interval.parse(interval), probability, seed):
             found.append(clock.batch)
     return found
 

@@ -1,6 +1,6 @@
 """Quality against cost, from run records: collected, compared, tabled and drawn. Imports no torch."""
 
-from composer_kd.report.collect import Collected, Row, collect, curves, lower_is_better, metric_names, read_rows
+from composer_kd.report.collect import Collected, Row, at_median_price, collect, curves, lower_is_better, metric_names, read_rows
 from composer_kd.report.curves import Curve, Point
 from composer_kd.report.plots import plot_quality_over_cost
 from composer_kd.report.speedup import Estimate, SpeedUp, speedup
@@ -13,6 +13,7 @@ __all__ = [
     'Point',
     'Row',
     'SpeedUp',
+    'at_median_price',
     'collect',
     'cost_table',
     'curves',

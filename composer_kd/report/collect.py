@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 from composer_kd.names import nearest
 from composer_kd.report.curves import Curve, Point
@@ -123,6 +124,31 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
         for folder in folders or [path]:
             rows.setdefault(folder.resolve(), Row.of(folder, RunFolder(folder).read_record()))
     return list(rows.values())
+
+
+def at_median_price(rows: Iterable[Row]) -> list[Row]:
+    """Rows whose training time is their number of batches times their method's median time of a batch.
+
+    On a machine that others use too, the time of a single run says more about the others than about the run; what a
+    batch of a method costs is the same in all its runs. Only for methods whose share of batches with distillation does
+    not depend on the duration, as with windows in ``dur`` and intervals.
+
+    Args:
+        rows: Runs on one kind of machine; those without a batch are left as they are.
+
+    Returns:
+        The rows, in their order, with another ``costs['train_seconds']``.
+    """
+    rows = list(rows)
+    prices: dict[str, list[float]] = {}
+    for row in rows:
+        if row.costs['batches'] > 0:
+            prices.setdefault(row.method, []).append(row.costs['train_seconds'] / row.costs['batches'])
+    return [
+        replace(row, costs={**row.costs, 'train_seconds': row.costs['batches'] * median(prices[row.method])})
+        if row.costs['batches'] > 0 else row
+        for row in rows
+    ]
 
 
 def metric_names(rows: Iterable[Row]) -> list[str]:

@@ -57,32 +57,30 @@ def quality_table(curves: Mapping[str, Curve], metric: str, digits: int = 4) -> 
 
 
 def cost_table(rows: Sequence[Row], baseline: str = 'baseline') -> Table:
-    """What distillation cost: seconds, overhead, and how much longer than the baseline of the same duration.
+    """What distillation cost: seconds, overhead, and how much longer than the baseline of the same duration and seed.
 
     Args:
         rows: The runs; those that did not finish are left out.
         baseline: The method that the last column compares with.
     """
-    table = Table(title='Cost of distillation, mean ± sd over all runs')
+    table = Table(title='Cost of distillation, mean ± sd over all runs; last column: median [quartiles] of pairs')
     table.add_column('method')
     names = ('KD on,\nof batches', 'KD time', 'overhead,\nwhole run', 'overhead,\nKD steps', f'longer than\n{baseline}')
     for name in names:
         table.add_column(name, justify='right', no_wrap=True)
     finished = [row for row in rows if row.finished]
+    alone = {(row.duration, row.seed): row.costs['train_seconds'] for row in finished if row.method == baseline}
     for method in dict.fromkeys(row.method for row in finished):
         mine = [row for row in finished if row.method == method]
-        longer = []
-        for row in mine:
-            same = [r.costs['train_seconds'] for r in finished if r.method == baseline and r.duration == row.duration]
-            if same and np.mean(same) > 0:
-                longer.append(row.costs['train_seconds'] / float(np.mean(same)) - 1)
+        pairs = [row.costs['train_seconds'] / alone[row.duration, row.seed] - 1
+                 for row in mine if alone.get((row.duration, row.seed), 0) > 0]
         table.add_row(
             method,
             f'{100 * float(np.mean([row.active_share for row in mine])):.0f} %',
             f'{float(np.mean([row.kd_seconds for row in mine])):.2f} s',
             mean_sd((row.overhead for row in mine), 1, percent=True),
             mean_sd((row.step_overhead for row in mine if row.step_overhead is not None), 1, percent=True),
-            '' if method == baseline else mean_sd(longer, 1, percent=True),
+            '' if method == baseline else _quartiles(pairs),
         )
     return table
 
@@ -162,6 +160,13 @@ def _ratio(estimate: Estimate, between: str = ' ') -> str:
 
 def _partial(estimate: Estimate) -> bool:
     return estimate.low is not None and estimate.usable < estimate.resamples
+
+
+def _quartiles(values: Sequence[float]) -> str:
+    if not values:
+        return '-'
+    low, middle, high = (100 * float(np.quantile(values, share)) for share in (0.25, 0.5, 0.75))
+    return f'{middle:.0f} % \\[{low:.0f}, {high:.0f}]'
 
 
 def _durations(curves: Iterable[Curve]) -> list[str]:

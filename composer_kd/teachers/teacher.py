@@ -91,10 +91,10 @@ class Teacher:
         return find_logits(found, self._logits_key, f"teacher '{self.name}'")
 
     def flops(self, batch: Any) -> float:
-        """Floating-point operations of one forward on ``batch`` (matrix products, convolutions and attention)."""
+        """FLOPs of one forward for one sample of ``batch`` (matrix products, convolutions and attention)."""
         with FlopCounterMode(display=False) as counter:
-            self.outputs(batch)
-        return float(counter.get_total_flops())
+            samples = len(self.outputs(batch))
+        return float(counter.get_total_flops()) / samples
 
     def release(self) -> None:
         """Give up the model's memory; a module the user lent goes back to the device it came from."""

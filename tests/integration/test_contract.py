@@ -252,3 +252,21 @@ def test_flops_of_a_teacher_per_sample():
     fit = trainer(kd := Distillation({'module': _no_batchnorm(1), 'name': 't'}), data=loader(8))
     fit.fit(duration='1ba')
     assert kd.teacher_flops(next(iter(loader(8)))) == {'t': 2 * (64 * 16 + 16 * 5)}
+
+
+def test_labels_that_are_not_one_a_row_leave_a_plain_mean():
+    """Several class numbers a sample: the rows of the logits are samples, and all count."""
+    class Pairs(type(classifier())):
+        def loss(self, outputs, batch):
+            return F.cross_entropy(outputs, batch[1][:, 0])
+
+        def get_metrics(self, is_train=False):
+            return {}
+    x, y = images(16).tensors
+    data = DataLoader(TensorDataset(x, torch.stack([y, y], 1)), batch_size=16)
+    got = _gradients(16, data, _no_batchnorm(1), Pairs(_no_batchnorm(0), num_classes=5), base_loss_weight=0.0)
+    reference, teacher = _no_batchnorm(0), _no_batchnorm(1)
+    kl = F.kl_div(F.log_softmax(reference(x), -1), F.softmax(teacher(x), -1), reduction='batchmean')
+    (0.9 * kl).backward()
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(got[f'module.{name}'], parameter.grad, rtol=1e-5, atol=1e-6)
