@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from composer.core import Algorithm, Event, State, get_precision_context
 from composer.loggers import Logger
-from composer.utils import dist
 from torch import Tensor
 
 from composer_kd import joining
 from composer_kd.batches import Key, LogitsKey, counting, find_logits, target_of
 from composer_kd.decision import Decision, Plan
-from composer_kd.meter import Meter
+from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
 from composer_kd.teachers import Look, Teacher, build_teachers
 from composer_kd.term import Share, kd_term, rows_that_count
+
 
 class Distillation(Algorithm):
     r"""Teach a student from the logits of earlier models, for part of its training or all of it.
@@ -120,7 +120,7 @@ class Distillation(Algorithm):
         self._input_key, self._target_key, self._logits_key = input_key, target_key, logits_key
         self.teachers: list[Teacher] = []
         self._plan = Plan(self._s)
-        self._meter = Meter()
+        self._ledger = Ledger([spec.name for spec in self._s.specs])
         self._share = Share(target_key, ignore_index)
         self._looks: dict[str, Look] = {}
         self._looks_left = 0
@@ -128,10 +128,6 @@ class Distillation(Algorithm):
         self._done = False
         self._kd: Tensor | None = None
         self._first_microbatch = True
-        self._sums: list[Tensor] = []
-        self._sizes = 0
-        self._counts = joining.Counts([spec.name for spec in self._s.specs])
-        self._load_seconds = 0.0
         self._in_batch = {
             Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
             Event.BEFORE_BACKWARD: self._join,
@@ -144,7 +140,7 @@ class Distillation(Algorithm):
 
     def match(self, event: Event, state: State) -> bool:
         """Whether there is something to do at ``event``."""
-        # events are compared by identity: Composer's compare as strings, and this is asked at every event of every batch
+        # By identity: Composer's events compare as strings, and this is asked at every event of every batch.
         if event is Event.AFTER_FORWARD:
             return self._now.on or self._looks_left > 0
         if event is Event.BEFORE_BACKWARD:
@@ -164,7 +160,7 @@ class Distillation(Algorithm):
         elif event is Event.BATCH_END:
             self._batch_end(state, logger)
         else:
-            with self._meter.part('all', state.device.name == 'gpu'):
+            with self._ledger.meter.part('all', state.device.name == 'gpu'):
                 self._in_batch[event](state)
 
     def _load(self, state: State, logger: Logger) -> None:
@@ -179,7 +175,7 @@ class Distillation(Algorithm):
             teacher.to_device(state)
         # a module that the user has let go of must be free to go when its window closes
         self._s.specs[:] = [dataclasses.replace(spec, source=None) for spec in self._s.specs]
-        self._load_seconds += time.perf_counter() - started
+        self._ledger.load_seconds += time.perf_counter() - started
         logger.log_hyperparameters({'distillation': self.settings})
 
     def _fit_start(self, state: State) -> None:
@@ -195,7 +191,7 @@ class Distillation(Algorithm):
     def _decide(self, state: State) -> None:
         # SAM and a retry after running out of memory come here again for the same batch: drop what the first try left
         self._kd = None
-        self._sums, self._sizes = [], 0
+        self._ledger.open_batch()
         self._now = self._plan.decide(state)
         if self._now.closed:
             for teacher in self.teachers:
@@ -219,7 +215,7 @@ class Distillation(Algorithm):
         student = find_logits(state.outputs, self._logits_key, 'student')
         labels = target_of(state.batch, self._target_key)
         precision = get_precision_context(state.precision, state.precision_config)
-        with self._meter.part('teacher', state.device.name == 'gpu'), precision:
+        with self._ledger.meter.part('teacher', state.device.name == 'gpu'), precision:
             answers = {i: self.teachers[i].outputs(state.batch) for i in asked}
         known = self._now.on and self._share.full and not look
         mask = None if known else counting(labels, self._s.ignore_index, self._shift(state))
@@ -233,38 +229,23 @@ class Distillation(Algorithm):
                 self._s.loss, rows, [self._now.weights[i] for i in chosen], self._s.combine,
                 self._now.temperature, self._share, state.batch,
             )
-            self._counts.rows_seen(chosen, student.shape[0] * dist.get_world_size())
+            self._ledger.answered(chosen, student.shape[0])
 
     def _join(self, state: State) -> None:
         assert self._kd is not None
         state.loss, base = joining.join(state.loss, self._kd, self._s.base_loss_weight, self._now.kd_loss_weight)
-        size = self._share.size(state.batch, self._target_key)
-        self._sums.append(torch.stack([self._kd.detach().float(), base]) * size)
-        self._sizes += size
+        self._ledger.losses(self._kd, base, self._share.size(state.batch, self._target_key))
         self._kd = None
 
     def _batch_end(self, state: State, logger: Logger) -> None:
-        seconds = self._meter.close_batch(self._now.on, state.timestamp.batch_wct.total_seconds())
-        self._counts.close_batch(self._now.teachers)
+        metrics = self._ledger.close_batch(self._now, state)
+        # the clock has moved on since; this is the step of Composer's own loss/train/total
+        logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
         if self._looks_left:
             self._looks_left -= 1
             if not self._looks_left:
                 for look in self._looks.values():
                     look.verdict()
-        metrics = self._now.metrics([teacher.name for teacher in self.teachers])
-        if self._sums:
-            means = torch.stack(self._sums).sum(dim=0) / max(self._sizes, 1)
-            if dist.get_world_size() > 1:
-                dist.all_reduce(means)
-                means /= dist.get_world_size()
-            # Composer has read the loss of this batch by now, so this waits for nothing
-            metrics['loss/train/kd'], metrics['loss/train/base'] = means.tolist()
-            self._sums, self._sizes = [], 0
-        metrics['kd/teacher_seconds'] = seconds['teacher']
-        if self._now.on and self._meter.overhead is not None:
-            metrics['kd/overhead'] = self._meter.overhead
-        # the clock has moved on since; this is the step of Composer's own loss/train/total
-        logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
         # over for good, and logged as off: from here on there is nothing to do at any event
         self._done = self._now.closed
 
@@ -278,16 +259,11 @@ class Distillation(Algorithm):
             ``weight``, ``batches`` and ``samples`` (this rank's times the number of ranks). The KD loss's share of the
             backward pass is not told apart from the rest, and in none of these.
         """
-        return {
-            'active_batches': self._counts.active, 'kd_seconds': self._meter.seconds,
-            'teacher_seconds': self._meter.total['teacher'], 'loss_seconds': self._meter.seconds - self._meter.total['teacher'],
-            'load_seconds': self._load_seconds, 'overhead': self._meter.overhead,
-            'teachers': [
-                {'name': t.name, 'origin': t.origin, 'digest': t.digest, 'weight': t.weight,
-                 'batches': self._counts.batches[t.name], 'samples': self._counts.samples[t.name]}
-                for t in self.teachers
-            ],
-        }
+        books = self._ledger
+        return {**books.summary(), 'teachers': [
+            {'name': t.name, 'origin': t.origin, 'digest': t.digest, 'weight': t.weight,
+             'batches': books.batches[t.name], 'samples': books.samples[t.name]} for t in self.teachers
+        ]}
 
     def teacher_flops(self, batch: Any) -> dict[str, float]:
         """FLOPs of one forward for one sample, by teacher, on a (small) batch on the training's device."""
@@ -295,14 +271,11 @@ class Distillation(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types only: settings, window, counts, cost, and where the teachers came from."""
-        return {**super().state_dict(), 'version': 1, **self._plan.state_dict(), **self._counts.state_dict(),
-                'seconds': self._meter.state_dict(), 'load_seconds': self._load_seconds,
+        return {**super().state_dict(), 'version': 1, **self._plan.state_dict(), **self._ledger.state_dict(),
                 'teachers': [(t.name, t.origin, t.digest) for t in self.teachers],
                 'settings': {key: str(value) for key, value in self.settings.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off."""
         self._plan.load_state_dict(state)
-        self._counts.load_state_dict(state)
-        self._meter.load_state_dict(state.get('seconds', {}))
-        self._load_seconds += state.get('load_seconds', 0.0)
+        self._ledger.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""How the KD term joins Composer's loss, and the algorithm its list."""
+"""How the KD term joins Composer's loss, and the algorithm Composer's list."""
 
 from __future__ import annotations
 
@@ -64,34 +64,3 @@ def join(loss: Any, kd: Tensor, base_weight: float, kd_weight: float) -> tuple[A
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack([part.mean() for part in parts]).sum()
-
-
-class Counts:
-    """How often distillation was on and who answered; a batch counts once, however often it was tried."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.active = 0
-        self.batches = dict.fromkeys(names, 0)
-        self.samples = dict.fromkeys(names, 0)
-        self._names = list(names)
-
-    def rows_seen(self, teachers: Sequence[int], samples: int) -> None:
-        """Count the samples of a microbatch that the teachers answered for (again, where they answered again)."""
-        for i in teachers:
-            self.samples[self._names[i]] += samples
-
-    def close_batch(self, teachers: Sequence[int]) -> None:
-        """Count a finished batch."""
-        self.active += bool(teachers)
-        for i in teachers:
-            self.batches[self._names[i]] += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """In plain types."""
-        return {'active_batches': self.active, 'batches': dict(self.batches), 'samples': dict(self.samples)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up earlier counts; teachers that are not here any more are left out."""
-        self.active = state.get('active_batches', 0)
-        for own, kept in ((self.batches, state.get('batches', {})), (self.samples, state.get('samples', {}))):
-            own.update({name: count for name, count in kept.items() if name in own})

@@ -18,6 +18,7 @@ ROOMS = [
     ['term'],
     ['settings'],
     ['decision', 'joining'],
+    ['ledger'],
     ['distillation'],
     ['callbacks'],
     ['recipes'],

@@ -63,7 +63,7 @@ def cost_table(rows: Sequence[Row], baseline: str = 'baseline') -> Table:
         rows: The runs; those that did not finish are left out.
         baseline: The method that the last column compares with.
     """
-    table = Table(title='Cost of distillation, mean ± sd over all runs; last column: median [quartiles] of pairs')
+    table = Table(title='Cost of distillation, mean ± sd over all runs; last column: median \\[quartiles] of pairs')
     table.add_column('method')
     names = ('KD on,\nof batches', 'KD time', 'overhead,\nwhole run', 'overhead,\nKD steps', f'longer than\n{baseline}')
     for name in names:
@@ -166,7 +166,7 @@ def _quartiles(values: Sequence[float]) -> str:
     if not values:
         return '-'
     low, middle, high = (100 * float(np.quantile(values, share)) for share in (0.25, 0.5, 0.75))
-    return f'{middle:.0f} % \\[{low:.0f}, {high:.0f}]'
+    return f'{middle:.0f} \\[{low:.0f},{high:.0f}] %'
 
 
 def _durations(curves: Iterable[Curve]) -> list[str]:

@@ -10,6 +10,7 @@ from composer_kd.report import (
     Curve,
     Point,
     Row,
+    at_median_price,
     collect,
     cost_table,
     curves,
@@ -150,6 +151,17 @@ def test_quality_table(runs):
     assert text.index('1ep') < text.index('2ep') < text.index('4ep')
 
 
+def test_a_run_is_priced_at_its_methods_median_time_of_a_batch(runs):
+    write_run(runs / 'slow', method='baseline', duration=2, seed=9, quality=0.7, train_seconds=77.0)
+    rows = {row.run_name: row for row in at_median_price(read_rows([runs]))}
+    assert rows['slow'].costs['train_seconds'] == pytest.approx(2.0)
+    assert rows['slow'].costs['batches'] == 20
+    assert rows['baseline-4-0'].costs['train_seconds'] == pytest.approx(4.0)
+    assert rows['always on-4-0'].costs['train_seconds'] == pytest.approx(4.8)
+    write_run(runs / 'none', method='empty', duration=1, seed=9, quality=0.7, batches=0, train_seconds=1.5)
+    assert at_median_price(read_rows([runs / 'none']))[0].costs['train_seconds'] == 1.5
+
+
 def test_cost_table(runs):
     write_run(runs / 'cut', method='baseline', duration=1, seed=9, quality=0.7, status='unfinished', train_seconds=99.0)
     text = to_text(cost_table(read_rows([runs])))
@@ -157,7 +169,8 @@ def test_cost_table(runs):
     # Half of the batches; 0.2 s a second of the rest; 40 % on a step; 1.2 times the baseline's time.
     for cell in ('50 %', '0.47 s', '20.0 ± 0.0 %', '40.0 ± 0.0 %'):
         assert cell in line
-    assert line.count('20.0 ± 0.0 %') == 2
+    assert '20 [20,20] %' in line
+    assert 'median [quartiles] of pairs' in ' '.join(text.split())
 
 
 def test_speedup_tables(runs):
