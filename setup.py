@@ -15,7 +15,8 @@ requires = [
     'torchvision',
     'torchmetrics',
     'transformers>=4.40,<5',
-    'numpy',
+    'numpy>=1.26',
+    'scipy>=1.10',
     'omegaconf>=2.3,<3',
     'pydantic>=2.7,<3',
     'PyYAML',
@@ -29,7 +30,7 @@ extras = {
     # what make test and make lint need
     'test': ['pytest>=8', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3'],
     # teachers in object stores; each is what Composer itself needs for that store
-    's3': ['mosaicml[s3]>=0.32,<0.33'],
+    's3': ['boto3>=1.21'],
     'gcs': ['mosaicml[gcs]>=0.32,<0.33'],
     'oci': ['mosaicml[oci]>=0.32,<0.33'],
     'databricks': ['mosaicml[databricks]>=0.32,<0.33'],

@@ -21,8 +21,9 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     """Check a recipe without data, accelerator or training.
 
     Every name and setting is checked by building what can be built: model, optimizer, schedulers, algorithms,
-    callbacks. KEY=VALUE replaces what the recipe says, as in training. Prints what would be trained and 'valid', or one
-    paragraph on what is wrong, with exit status 1.
+    callbacks. Teachers on this machine are loaded and held against the student. KEY=VALUE replaces what the recipe
+    says, as in training. Prints what would be trained and 'valid', or one paragraph on what is wrong, with exit
+    status 1.
     """
     from composer_kd.recipes.errors import told_to_user
 
@@ -39,10 +40,17 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
 
 
 def _summary(path: str, overrides: tuple[str, ...]) -> str:
+    from composer_kd import Distillation
+    from composer_kd.models import apply_surgery
     from composer_kd.recipes import check_recipe, load_recipe, recipe_digest
 
     recipe = load_recipe(path, overrides)
     parts = check_recipe(recipe)
+    teachers = [
+        (f'teacher {name}', told)
+        for algorithm in parts.algorithms if isinstance(algorithm, Distillation)
+        for name, told in algorithm.check_teachers(apply_surgery(parts.model, recipe.algorithms)).items()
+    ]
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
     evaluators = [
         f'{label}: {_component(spec.data)}' for label, spec in recipe.evaluators.items()
@@ -58,6 +66,7 @@ def _summary(path: str, overrides: tuple[str, ...]) -> str:
             (f'algorithms.{name}', _settings(settings) or 'default settings')
             for name, settings in recipe.algorithms.items()
         ),
+        *teachers,
         ('max_duration', str(recipe.max_duration)),
         ('seed', str(recipe.seed)),
         ('digest', recipe_digest(recipe.plain())[:16]),
@@ -73,3 +82,7 @@ def _component(component: dict[str, Any]) -> str:
 
 def _settings(settings: dict[str, Any]) -> str:
     return ', '.join(f'{key} {value}' for key, value in settings.items())
+
+
+if __name__ == '__main__':
+    main()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from composer.core import State
+from composer.core import State, Time
 
 from composer_kd import schedule
 from composer_kd.schedule import Anchor, Clock, Window
@@ -61,6 +61,12 @@ class Plan:
             for time, where in ((self._s.start, 'start'), (self._s.end, 'end'))
         ))
         first, last = window.start.in_batches(length), window.end.in_batches(length)
+        if window.start.unit == window.end.unit and window.start.value > window.end.value:
+            raise ValueError(
+                f"start: '{self._s.plain['start']}' is {float(window.start.value):g} {window.start.unit.value} of this "
+                f"training, after end '{self._s.plain['end']}', which is {float(window.end.value):g}. Give a start "
+                'before the end.',
+            )
         if first is not None and last is not None and first > last:
             raise ValueError(
                 f"start: '{self._s.plain['start']}' is batch {float(first):g} of this training, after end "
@@ -74,6 +80,12 @@ class Plan:
                 'Distillation keeps the window it had when this training began (%s); for its present length '
                 'start=%s and end=%s would be %s.', schedule.describe(self._window), self._s.plain['start'],
                 self._s.plain['end'], schedule.describe(window),
+            )
+        whole = schedule.resolve(Time.from_timestring('1dur'), state.max_duration, length, 'max_duration')
+        if window.start.unit == whole.unit and window.start.value >= whole.value and self._s.plain['start'] != '1dur':
+            log.warning(
+                'Distillation is never on: start=%s lies at or after the end of this training (%s).',
+                self._s.plain['start'], state.max_duration,
             )
         self._seed = state.rank_zero_seed if self._s.seed is None else self._s.seed
         for value in (self._s.kd_loss_weight, self._s.temperature):
@@ -119,6 +131,16 @@ class Plan:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the window of the training that is resumed."""
+        said = state.get('settings', {})
+        now = {key: str(self._s.plain[key]) for key in ('start', 'end')}
+        then = {key: said.get(key, now[key]) for key in now}
+        if then != now:
+            log.warning(
+                'The checkpoint was made with start=%s and end=%s; from here on distillation follows start=%s and '
+                'end=%s, as it is set now.', then['start'], then['end'], now['start'], now['end'],
+            )
+            self._window = self._anchor = None
+            return
         if state.get('window'):
             self._window = schedule.restore(state['window'])
         if state.get('anchor'):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from composer.core import Algorithm, Event, State, get_precision_context
 from composer.loggers import Logger
+from composer.models import ComposerModel
 from torch import Tensor
 
 from composer_kd import joining
@@ -18,7 +19,7 @@ from composer_kd.decision import Decision, Plan
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
 from composer_kd.teachers import Look, Teacher, build_teachers
-from composer_kd.term import Share, kd_term, rows_that_count
+from composer_kd.term import FORBIDDEN_FINE, Share, kd_term, rows_that_count
 
 
 class Distillation(Algorithm):
@@ -182,7 +183,8 @@ class Distillation(Algorithm):
         self._plan.fit_start(state)
         self._done = False
         self._share.bind()
-        self._looks = {teacher.name: Look(teacher.name, teacher.origin) for teacher in self.teachers}
+        fine = self._s.loss.name in FORBIDDEN_FINE
+        self._looks = {teacher.name: Look(teacher.name, teacher.origin, fine) for teacher in self.teachers}
         self._looks_left = 0 if self._plan.closed(state) else self._s.check_batches
         if not self._plan.closed(state):
             for teacher in self.teachers:
@@ -214,6 +216,11 @@ class Distillation(Algorithm):
             return
         student = find_logits(state.outputs, self._logits_key, 'student')
         labels = target_of(state.batch, self._target_key)
+        if look and labels is None and self._target_key is not None:
+            raise ValueError(
+                f'target_key: there is nothing under {self._target_key!r} in a batch of type '
+                f'{type(state.batch).__name__}. Give the key or index of the labels, or leave it out.',
+            )
         precision = get_precision_context(state.precision, state.precision_config)
         with self._ledger.meter.part('teacher', state.device.name == 'gpu'), precision:
             answers = {i: self.teachers[i].outputs(state.batch) for i in asked}
@@ -264,6 +271,24 @@ class Distillation(Algorithm):
             {'name': t.name, 'origin': t.origin, 'digest': t.digest, 'weight': t.weight,
              'batches': books.batches[t.name], 'samples': books.samples[t.name]} for t in self.teachers
         ]}
+
+    def check_teachers(self, student: ComposerModel) -> dict[str, str]:
+        """Load every teacher that lies on this machine and let it go again, to see that it can be loaded and fits.
+
+        Args:
+            student: The student after the other algorithms' surgery.
+
+        Returns:
+            By name, the first digits of each teacher's digest, or that it lies elsewhere and was not looked at.
+
+        Raises:
+            ValueError: For a teacher that cannot be read or does not fit.
+            FileNotFoundError: For a missing one.
+        """
+        here = [spec for spec in self._s.specs if '://' not in spec.origin]
+        teachers = build_teachers(here, student, self._input_key, self._target_key, self._logits_key)
+        found = {teacher.name: f'fits, digest {teacher.digest[:16]}' for teacher in teachers}
+        return {spec.name: found.get(spec.name, 'not on this machine, not looked at') for spec in self._s.specs}
 
     def teacher_flops(self, batch: Any) -> dict[str, float]:
         """FLOPs of one forward for one sample, by teacher, on a (small) batch on the training's device."""

@@ -96,6 +96,8 @@ class Settings:
             'kd_loss_weight': Value(kd_loss_weight, 'kd_loss_weight', at_least=0),
             'temperature': Value(heat, 'loss.temperature', above=0) if scheduled else None,
         }
+        if values['kd_loss_weight'] is not None and values['kd_loss_weight'].constant == 0 and base_loss_weight == 0:
+            raise ValueError('kd_loss_weight and base_loss_weight are both 0, so there is nothing to learn. Raise one.')
         plain: dict[str, Any] = {
             'teachers': [f'{spec.name} = {spec.origin} (weight {spec.weight:g})' for spec in specs],
             'loss': {'name': kd_loss.name, **kd_loss.settings},

@@ -16,6 +16,8 @@ from composer_kd.functional import combine_logits, combine_probabilities
 from composer_kd.losses import Loss
 
 COMBINE = ('logits', 'probabilities')
+# Losses that stay finite where the teacher alone forbids a class; the others are infinite there by their definition.
+FORBIDDEN_FINE = frozenset({'kl_divergence', 'forward_kl', 'soft_cross_entropy', 'jensen_shannon', 'hard_label'})
 
 
 class Share:

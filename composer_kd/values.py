@@ -106,6 +106,8 @@ class Value:
                 value = float(self._scheduler(moment))
             except AttributeError:
                 return  # a user's own function may read more of the state than schedulers do; it is checked as it runs
+            except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+                raise ValueError(f'{self.where}: {type(self._scheduler).__name__} refused: {error}') from error
             self._checked(value, f' from {type(self._scheduler).__name__} at {hand} of {total} of the training')
 
     def describe(self) -> Any:

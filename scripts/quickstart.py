@@ -5,7 +5,7 @@ the earlier run as its teacher, several seeds each, a full learning-rate schedul
 speed-up at equal quality, and draws the curves. Finished runs are kept and not made again.
 
     python scripts/quickstart.py [--seeds 5] [--durations 2ep,4ep,8ep,16ep] [--earlier 32ep]
-                                 [--folder runs/quickstart]
+                                 [--noise 0.4] [--folder runs/quickstart]
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def wait(progress: Progress, futures: Sequence[Future[str]], what: str) -> None:
 
 def make_runs(
     folder: Path, earlier: str, durations: Sequence[str], seeds: int, workers: int, console: Console,
+    same: Sequence[str] = (),
 ) -> None:
     """Make the earlier run, then all others, the methods of one seed and duration next to each other in time."""
     teacher = folder / 'earlier-run'
@@ -93,14 +94,14 @@ def make_runs(
         with pool, Progress(*columns, console=console) as progress:
             first = pool.submit(make_run, 'baseline.yaml', [
                 'run_name=earlier-run', f'run_folder={teacher}', f'max_duration={earlier}', 'seed=1000',
-                'tags={task: digits, method: earlier run}',
+                'tags={task: digits, method: earlier run}', *same,
             ])
             wait(progress, [first], 'earlier run')
             wait(progress, [
                 pool.submit(make_run, recipe, [
                     f'run_name={recipe.removesuffix(".yaml")}-{duration}-seed{seed}',
                     f'run_folder={folder}/runs/{recipe.removesuffix(".yaml")}-{duration}-seed{seed}',
-                    f'max_duration={duration}', f'seed={seed}', f'tags.method={method}',
+                    f'max_duration={duration}', f'seed={seed}', f'tags.method={method}', *same,
                     *([] if method == 'baseline' else [f'algorithms.distillation.teachers=[{{run: {teacher}}}]']),
                 ])
                 for seed in range(seeds) for duration in durations for method, recipe in METHODS.items()
@@ -129,10 +130,12 @@ def headline(results: Sequence[SpeedUp]) -> str:
 @click.option('--seeds', default=5, show_default=True, type=click.IntRange(1), help='Runs of each kind.')
 @click.option('--durations', default='2ep,4ep,8ep,16ep', show_default=True, help='Shortest first.')
 @click.option('--earlier', default='32ep', show_default=True, help='Duration of the earlier run.')
+@click.option('--noise', default=None, type=click.FloatRange(0),
+              help="Pixel noise: how hard the task is; by default the recipe's, 0.4.")
 @click.option('--folder', default='runs/quickstart', show_default=True, type=click.Path(path_type=Path))
 @click.option('--workers', default=min(os.cpu_count() or 1, 4), show_default=True, type=click.IntRange(1),
               help='Runs side by side, one core each.')
-def main(seeds: int, durations: str, earlier: str, folder: Path, workers: int) -> None:
+def main(seeds: int, durations: str, earlier: str, noise: float | None, folder: Path, workers: int) -> None:
     """Make the runs and tell what they show."""
     started, console = time.perf_counter(), Console(width=max(Console().width, 110))
     lengths = durations.split(',')
@@ -141,7 +144,7 @@ def main(seeds: int, durations: str, earlier: str, folder: Path, workers: int) -
         f'One earlier run of {earlier}, then {count} runs: {len(METHODS)} methods x {len(lengths)} durations x '
         f'{seeds} seeds, {workers} side by side.\n',
     )
-    make_runs(folder, earlier, lengths, seeds, workers, console)
+    make_runs(folder, earlier, lengths, seeds, workers, console, [] if noise is None else [f'train_data.noise={noise}'])
 
     runs = folder / 'runs'
     rows = read_rows([runs])

@@ -12,6 +12,7 @@ from composer.core import Evaluator
 from composer.utils import dist, get_device
 
 from composer_kd.names import split_named
+from composer_kd.recipes.errors import is_ours
 from composer_kd.recipes.extras import check_extras, make_extras, make_loggers
 from composer_kd.recipes.folder import claim_folder, recipe_digest
 from composer_kd.recipes.parts import Parts, check_component, construct, make_parts
@@ -121,19 +122,25 @@ def build_trainer(recipe: Recipe) -> Trainer:
         dist.initialize_dist(get_device(recipe.device), recipe.dist_timeout)
     start = claim_folder(recipe)
     plain = {name: getattr(recipe, name) for name in Recipe.model_fields if name not in _BUILT}
-    return Trainer(
-        model=parts.model,
-        train_dataloader=train_data,
-        optimizers=parts.optimizer,
-        schedulers=parts.schedulers or None,
-        eval_dataloader=evaluators or None,
-        algorithms=parts.algorithms,
-        callbacks=parts.callbacks,
-        loggers=make_loggers(recipe, start),
-        save_folder=recipe.save_folder or str(RunFolder(recipe.run_folder).checkpoints),
-        **make_extras(recipe),
-        **plain,
-    )
+    arguments = {**make_extras(recipe), **plain}
+    try:
+        return Trainer(
+            model=parts.model,
+            train_dataloader=train_data,
+            optimizers=parts.optimizer,
+            schedulers=parts.schedulers or None,
+            eval_dataloader=evaluators or None,
+            algorithms=parts.algorithms,
+            callbacks=parts.callbacks,
+            loggers=make_loggers(recipe, start),
+            save_folder=recipe.save_folder or str(RunFolder(recipe.run_folder).checkpoints),
+            **arguments,
+        )
+    except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
+        if is_ours(error):
+            raise
+        told = ' '.join(str(error).split())
+        raise ValueError(f'Composer refused to set this training up: {type(error).__name__}: {told}') from error
 
 
 def train(recipe: Recipe) -> RunFolder:

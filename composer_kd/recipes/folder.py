@@ -87,6 +87,8 @@ def _names(folder: RunFolder) -> list[str]:
 def _refusal(folder: RunFolder, recipe: Recipe) -> str | None:
     """Why the run in the folder cannot be gone on with; ``None`` if it can."""
     plain = recipe.plain()
+    if not folder.record_path.exists() and not (folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir())):
+        return None  # a start that failed before the first step left nothing to lose
     try:
         earlier = folder.read_recipe()
         finished = folder.record_path.exists() and folder.read_record().status == 'finished'

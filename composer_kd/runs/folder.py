@@ -172,6 +172,11 @@ class RunFolder:
                 f"'{self.path}' is no run folder: it has no {path.name}. Give the folder that a training wrote "
                 f"(a recipe's 'run_folder'); if that training stopped before its first step, run it again.",
             ) from None
+        except OSError as error:
+            raise ValueError(
+                f"Cannot read {path.name} of run folder '{self.path}': {error.strerror}. See to its permissions, or "
+                f'make the run again.',
+            ) from None
         except UnicodeDecodeError:
             raise ValueError(
                 f"Cannot read {path.name} of run folder '{self.path}': it is not text, so it is damaged. "

@@ -98,5 +98,10 @@ def build_teachers(
         teachers.append(Teacher(
             module, spec.name, spec.weight, spec.origin, input_key, target_key, key, borrowed=spec.kind == 'module',
         ))
+    if input_key is not None and teachers and all(isinstance(t.module, ComposerModel) for t in teachers):
+        raise ValueError(
+            f'input_key: {input_key!r} says where a plain module finds its input, and every teacher is a '
+            'ComposerModel, which is called on the whole batch. Leave it out.',
+        )
     refuse_shared_parameters(student, teachers)
     return teachers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -17,9 +18,11 @@ class Look:
     Args:
         name: The teacher's name.
         origin: Where it comes from.
+        forbidden: Whether the loss stays finite where the teacher alone forbids a class with minus infinity.
     """
 
-    def __init__(self, name: str, origin: str) -> None:
+    def __init__(self, name: str, origin: str, forbidden: bool = True) -> None:
+        self._forbidden = forbidden
         self._who = f"Teacher '{name}' ({origin})"
         self._right: Tensor | None = None
         self._seen = 0
@@ -36,7 +39,7 @@ class Look:
 
         Raises:
             ValueError: For another shape, or values that are not finite. Minus infinity is a forbidden class, and fine
-                where it does not forbid all of them.
+                where the loss takes it and it does not forbid all of them.
         """
         if teacher_logits.shape != student_logits.shape:
             raise ValueError(
@@ -46,7 +49,7 @@ class Look:
                 'its logits are.',
             )
         logits = classes_last(teacher_logits, labels)
-        wrong = torch.isnan(logits) | (logits == torch.inf)
+        wrong = torch.isnan(logits) | (logits == torch.inf) if self._forbidden else ~torch.isfinite(logits)
         if bool(wrong.any()) or bool((logits == -torch.inf).all(dim=-1).any()):
             raise ValueError(
                 f'{self._who} gives {int(wrong.sum())} of {logits.numel()} logits that are not finite on a training '
@@ -64,9 +67,10 @@ class Look:
         if self._right is None or self._seen == 0:
             return
         accuracy, chance = int(self._right) / self._seen, 1 / self._classes
-        if accuracy <= chance:
+        # two standard errors: of so few labels a teacher that guesses gets more than its share right every other time
+        if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / self._seen):
             warnings.warn(
                 f'{self._who} is right on {accuracy:.1%} of {self._seen} labels of the first batches, no better than '
-                f'chance ({chance:.1%} for {self._classes} classes). Were its weights loaded, are its classes in this '
-                'order, and its inputs normalised like these?', stacklevel=2,
+                f'chance ({chance:.1%} for {self._classes} classes) as far as so many can tell. Were its weights '
+                'loaded, are its classes in this order, and its inputs normalised like these?', stacklevel=2,
             )

@@ -80,6 +80,8 @@ def _parse(item: Any, index: int) -> TeacherSpec:
         if not str(source or '').strip():
             raise ValueError(f'{where}.{kind}: expected a path or URI, got {source!r}.')
         source = str(source)
+    if not isinstance(item.get('name', ''), str):
+        raise TypeError(f"{where}.name: expected a string, got {type(item['name']).__name__}: {item['name']!r}.")
     weight = item.get('weight', 1.0)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not (0 < weight < math.inf):
         raise ValueError(f'{where}.weight: expected a finite number above 0, got {weight!r}.')

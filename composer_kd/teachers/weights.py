@@ -20,10 +20,16 @@ from composer.utils.checkpoint import download_checkpoint
 from torch import Tensor
 
 # What a Composer checkpoint holds besides tensors and plain types: its clock, and the state of NumPy's generator.
-_SAFE_GLOBALS = [
-    np.ndarray, np.dtype, np.dtypes.UInt32DType, np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    datetime.timedelta, torch.torch_version.TorchVersion,
+# NumPy 1 and 2 name the same function differently, and a checkpoint may come from either.
+_RECONSTRUCT = np.zeros(0).__reduce__()[0]
+_SAFE_GLOBALS: list[Any] = [
+    np.ndarray, np.dtype, np.dtypes.UInt32DType, datetime.timedelta, torch.torch_version.TorchVersion,
+    (_RECONSTRUCT, 'numpy._core.multiarray._reconstruct'), (_RECONSTRUCT, 'numpy.core.multiarray._reconstruct'),
 ]
+
+
+class _NotWhole(ValueError):
+    """A sharded checkpoint without its table of contents."""
 
 
 @contextmanager
@@ -115,7 +121,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
         with _fetched(source) as path:
             if path.is_dir():
                 if not (path / '.metadata').exists():
-                    raise ValueError(
+                    raise _NotWhole(
                         f'{source} is a folder without .metadata, so no complete sharded checkpoint. Give the folder '
                         'of one save (such as ep1-ba100), a file, or {run: FOLDER} for a whole run folder.',
                     )
@@ -130,14 +136,15 @@ def read_weights(source: str) -> dict[str, Tensor]:
             f'it could run code. Save the state dict alone (torch.save(model.state_dict(), ...)) or as '
             f'safetensors. ({first})',
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError(f'There is no checkpoint at {source} ({error}).') from error
-        raise ValueError(f'{source} cannot be read as a checkpoint; it may be truncated. ({error})') from error
-    except Exception as error:
-        if type(error).__name__ == 'SafetensorError':
-            raise ValueError(f'{source} cannot be read as safetensors; it may be truncated. ({error})') from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'There is no checkpoint at {source} ({error}).') from error
+    except _NotWhole:
         raise
+    except Exception as error:  # what readers and object stores raise is theirs to choose, down to a KeyError
+        told = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise ValueError(
+            f'{source} cannot be read as a checkpoint; it may be truncated, something else, or out of reach. ({told})',
+        ) from error
     weights = loaded.get('state_dict', loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(weights, Mapping) or not weights or not all(isinstance(x, Tensor) for x in weights.values()):
         raise ValueError(

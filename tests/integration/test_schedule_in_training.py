@@ -154,3 +154,29 @@ def test_composers_scheduler_objects_do_too():
     trainer([kd, seen], max_duration='2ba').fit()
     assert seen.seen == [0.25, 0.25]
     assert kd.settings['kd_loss_weight'] == 'ConstantScheduler'
+
+
+def test_a_window_changed_before_resuming_is_followed_and_said(tmp_path, caplog):
+    def make(end, **kwargs):
+        teacher = Counting(network(seed=9))
+        return teacher, trainer(Distillation(teacher, end=end, check_batches=0), max_duration='20ba', **kwargs)
+    _, first = make('10ba', save_folder=str(tmp_path), save_interval='5ba', save_filename='ba{batch}.pt')
+    first.fit()
+    with caplog.at_level('WARNING'):
+        teacher, second = make('15ba', load_path=str(tmp_path / 'ba5.pt'))
+    assert 'made with start=0dur and end=10ba' in caplog.text
+    second.fit()
+    assert teacher.calls == 10
+
+
+@pytest.mark.parametrize(('duration', 'start', 'end'), [('192sp', '0.9dur', '100sp'), ('4ep', '3ep', '5ba')])
+def test_a_start_after_the_end_is_refused_in_whatever_units(duration, start, end):
+    fit = trainer(Distillation(network(seed=9), start=start, end=end), max_duration=duration)
+    with pytest.raises(ValueError, match='after end'):
+        fit.fit()
+
+
+def test_a_start_beyond_the_training_is_said(caplog):
+    with caplog.at_level('WARNING'):
+        trainer(Distillation(network(seed=9), start='50ba', end='60ba', check_batches=0), max_duration='2ep').fit()
+    assert 'never on: start=50ba' in caplog.text

@@ -140,3 +140,40 @@ def test_a_composer_model_gets_the_batch_and_a_plain_module_the_input():
     (inputs, target), plain = seen
     assert target is None, 'labels are withheld'
     assert torch.equal(inputs, plain)
+
+
+@pytest.mark.parametrize('loss', ['mse', 'reverse_kl'])
+def test_a_forbidden_class_is_refused_where_the_loss_is_infinite_for_it(loss):
+    teacher = network()
+    with torch.no_grad():
+        teacher[7].bias[2] = float('-inf')
+    with pytest.raises(ValueError, match='not finite'):
+        trainer(Distillation(teacher, loss=loss)).fit()
+
+
+def test_a_guessing_teacher_is_hardly_ever_trusted():
+    from composer_kd.teachers import Look
+    trusted = 0
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        look = Look('guess', 'module:x')
+        for _ in range(2):
+            logits, labels = torch.randn(8, 5, generator=generator), torch.randint(0, 5, (8,), generator=generator)
+            look.at(logits, logits, labels, labels != -100)
+        try:
+            with pytest.warns(UserWarning, match='no better than chance'):
+                look.verdict()
+        except pytest.fail.Exception:
+            trusted += 1
+    assert trusted <= 6
+
+
+def test_keys_that_would_be_ignored_are_refused():
+    with pytest.raises(ValueError, match='input_key: 0 says where a plain module'):
+        trainer(Distillation(classifier(seed=3), input_key=0))
+    with pytest.raises(ValueError, match='target_key: there is nothing under 9'):
+        trainer(Distillation(network(), target_key=9)).fit()
+    with pytest.raises(TypeError, match=r'teachers\[0\]\.name: expected a string'):
+        Distillation({'module': network(), 'name': ['a']})
+    with pytest.raises(ValueError, match='nothing to learn'):
+        Distillation(network(), kd_loss_weight=0, base_loss_weight=0)
