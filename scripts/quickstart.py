@@ -4,7 +4,7 @@ Trains an earlier run on scikit-learn's handwritten digits, then the same model 
 the earlier run as its teacher, several seeds each, a full learning-rate schedule per duration. Prints quality, cost and
 speed-up at equal quality, and draws the curves. Finished runs are kept and not made again.
 
-    python scripts/quickstart.py [--seeds 5] [--durations 2ep,4ep,8ep,16ep] [--earlier 32ep]
+    python scripts/quickstart.py [--seeds 5] [--durations 2ep,4ep,8ep,12ep] [--earlier 24ep]
                                  [--noise 0.4] [--folder runs/quickstart]
 """
 
@@ -128,8 +128,8 @@ def headline(results: Sequence[SpeedUp]) -> str:
 
 @click.command(help=__doc__.split('\n\n')[0])
 @click.option('--seeds', default=5, show_default=True, type=click.IntRange(1), help='Runs of each kind.')
-@click.option('--durations', default='2ep,4ep,8ep,16ep', show_default=True, help='Shortest first.')
-@click.option('--earlier', default='32ep', show_default=True, help='Duration of the earlier run.')
+@click.option('--durations', default='2ep,4ep,8ep,12ep', show_default=True, help='Shortest first.')
+@click.option('--earlier', default='24ep', show_default=True, help='Duration of the earlier run.')
 @click.option('--noise', default=None, type=click.FloatRange(0),
               help="Pixel noise: how hard the task is; by default the recipe's, 0.4.")
 @click.option('--folder', default='runs/quickstart', show_default=True, type=click.Path(path_type=Path))
