@@ -109,3 +109,16 @@ def test_every_metric_that_is_logged_is_named():
     for name in ('loss/train/kd', 'loss/train/base', 'kd/active', 'kd/weight', 'kd/temperature', 'kd/teacher/NAME',
                  'kd/teacher_seconds', 'kd/overhead'):
         assert f'`{name}`' in README
+
+
+def test_nothing_is_left_to_fill_in_and_every_file_it_names_is_there():
+    assert '@@' not in README
+    for path in re.findall(r'\]\((?!http|#)(.+?)\)', README) + re.findall(r'`((?:scripts|yamls|composer_kd)/[\w/.]+)`', README):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_extra_is_one_that_composer_has():
+    from importlib.metadata import metadata
+    known = {extra.lower() for extra in metadata('mosaicml').get_all('Provides-Extra')}
+    for extra in re.findall(r'mosaicml\[(\w+)\]', (ROOT / 'setup.py').read_text()):
+        assert extra in known, extra
