@@ -40,7 +40,7 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
 
 
 def _summary(path: str, overrides: tuple[str, ...]) -> str:
-    from composer_kd import Distillation
+    from composer_kd.distillation import Distillation
     from composer_kd.models import apply_surgery
     from composer_kd.recipes import check_recipe, load_recipe, recipe_digest
 
