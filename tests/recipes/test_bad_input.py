@@ -9,9 +9,6 @@ from click.testing import CliRunner
 from composer_kd.cli import main
 from composer_kd.recipes import load_recipe, train, train_main
 
-# a Trainer that refuses to be built leaves folders of Composer's own to the garbage collector
-pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning', 'ignore::ResourceWarning')
-
 BASE = 'yamls/digits/baseline.yaml'
 
 
