@@ -124,15 +124,11 @@ class Distillation(Algorithm):
         self._ledger = Ledger([spec.name for spec in self._s.specs])
         self._share = Share(target_key, ignore_index)
         self._looks: dict[str, Look] = {}
-        self._looks_left = 0
+        self._looks_left, self._first_microbatch, self._done = 0, True, False
         self._now = Decision()
-        self._done = False
         self._kd: Tensor | None = None
-        self._first_microbatch = True
-        self._in_batch = {
-            Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
-            Event.BEFORE_BACKWARD: self._join,
-        }
+        self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
+                          Event.BEFORE_BACKWARD: self._join}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -279,11 +275,8 @@ class Distillation(Algorithm):
             student: The student after the other algorithms' surgery.
 
         Returns:
-            By name, the first digits of each teacher's digest, or that it lies elsewhere and was not looked at.
-
-        Raises:
-            ValueError: For a teacher that cannot be read or does not fit.
-            FileNotFoundError: For a missing one.
+            By name, the first digits of each teacher's digest, or that it lies elsewhere and was not looked at. Errors
+            are those of the trainer's start.
         """
         here = [spec for spec in self._s.specs if '://' not in spec.origin]
         teachers = build_teachers(here, student, self._input_key, self._target_key, self._logits_key)
