@@ -27,12 +27,12 @@ def write(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         return path
-    write('root.yaml', ROOT)
+    write('first.yaml', ROOT)
     return write
 
 
 def test_a_base_is_merged_under_the_file_that_names_it(write):
-    middle = write('sub/middle.yaml', 'base: ../root.yaml\nrun_name: middle\nmodel: {width: 4}\nseed: 3')
+    middle = write('sub/middle.yaml', 'base: ../first.yaml\nrun_name: middle\nmodel: {width: 4}\nseed: 3')
     path = write('child.yaml', 'base: sub/middle.yaml\noptimizer: {lr: 0.5}\nload_ignore_keys: [c]')
     assert load_recipe(middle).run_folder == 'runs/middle'
     recipe = load_recipe(path)
@@ -44,8 +44,8 @@ def test_a_base_is_merged_under_the_file_that_names_it(write):
 
 
 def test_null_removes_what_the_base_says_and_means_defaults_at_the_root(write):
-    assert load_recipe(write('same.yaml', 'base: root.yaml')).algorithms == {'channels_last': {}, 'ema': {'half_life': '10ba'}}
-    path = write('child.yaml', 'base: root.yaml\nalgorithms: {ema: null}\noptimizer: {momentum: null}\ncallbacks: null')
+    assert load_recipe(write('same.yaml', 'base: first.yaml')).algorithms == {'channels_last': {}, 'ema': {'half_life': '10ba'}}
+    path = write('child.yaml', 'base: first.yaml\nalgorithms: {ema: null}\noptimizer: {momentum: null}\ncallbacks: null')
     recipe = load_recipe(path)
     assert recipe.algorithms == {'channels_last': {}}
     assert recipe.optimizer == {'name': 'sgd', 'lr': 0.1}
@@ -54,26 +54,26 @@ def test_null_removes_what_the_base_says_and_means_defaults_at_the_root(write):
 
 @pytest.mark.parametrize('text', ['algorithms: {blurpool: null}', 'loggers: {file: null}'])
 def test_null_that_removes_nothing_is_no_way_to_add_an_algorithm(write, text):
-    path = write('child.yaml', f'base: root.yaml\n{text}')
+    path = write('child.yaml', f'base: first.yaml\n{text}')
     with pytest.raises(ValueError, match=r'default settings, write \{\}'):
         load_recipe(path)
 
 
 def test_algorithms_keep_their_order_with_new_ones_last(write):
-    path = write('child.yaml', 'base: root.yaml\nalgorithms: {blurpool: {}, channels_last: {}}')
+    path = write('child.yaml', 'base: first.yaml\nalgorithms: {blurpool: {}, channels_last: {}}')
     assert list(load_recipe(path).algorithms) == ['channels_last', 'ema', 'blurpool']
 
 
 def test_interpolations_see_the_merged_recipe(write, monkeypatch):
     monkeypatch.setenv('RUNS', '/elsewhere')
-    path = write('child.yaml', 'base: root.yaml\nrun_folder: ${oc.env:RUNS}/${run_name}\ntrain_data: {batch_size: 16}')
+    path = write('child.yaml', 'base: first.yaml\nrun_folder: ${oc.env:RUNS}/${run_name}\ntrain_data: {batch_size: 16}')
     recipe = load_recipe(path, ['run_name=other'])
     assert recipe.evaluators['test'].data['batch_size'] == 16
     assert recipe.run_folder == '/elsewhere/other'
 
 
 def test_the_command_line_is_merged_last(write):
-    recipe = load_recipe(write('a.yaml', 'base: root.yaml\nseed: 1'), [
+    recipe = load_recipe(write('a.yaml', 'base: first.yaml\nseed: 1'), [
         'seed=2', 'model.width=16', 'optimizer.lr=1e-3', 'max_duration=20ba', 'algorithms.ema=null',
         'algorithms.label_smoothing={smoothing: 0.1}', 'load_ignore_keys[1]=z', 'description=a = b', 'train_data.shift=1',
     ])
@@ -87,7 +87,7 @@ def test_the_command_line_is_merged_last(write):
 
 
 def test_items_of_lists_are_reached_by_number(write):
-    path = write('a.yaml', 'base: root.yaml\nalgorithms: {distillation: {teachers: [{run: a}, {run: b}]}}')
+    path = write('a.yaml', 'base: first.yaml\nalgorithms: {distillation: {teachers: [{run: a}, {run: b}]}}')
     for key in ('teachers[1].run', 'teachers.1.run'):
         recipe = load_recipe(path, [f'algorithms.distillation.{key}=c', 'algorithms.distillation.teachers[0]=null'])
         assert recipe.algorithms['distillation']['teachers'] == [{'run': 'c'}]
@@ -107,7 +107,7 @@ def test_items_of_lists_are_reached_by_number(write):
     ('run_folder=${nowhere}', "run_folder: cannot be resolved in"),
 ])
 def test_overrides_that_cannot_be_applied(write, override, told):
-    path = write('a.yaml', 'base: root.yaml\nseed: 5')
+    path = write('a.yaml', 'base: first.yaml\nseed: 5')
     with pytest.raises(ValueError, match=re.escape(told)) as caught:
         load_recipe(path, [override])
     assert '\n' not in str(caught.value)
