@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +10,17 @@ from typing import Any
 import torch
 from composer import Trainer
 from composer.core import Evaluator
+from composer.models import ComposerModel
 from composer.utils import dist, get_device
 
 from composer_kd.names import split_named
 from composer_kd.recipes.errors import is_ours
 from composer_kd.recipes.extras import check_extras, make_extras, make_loggers
+from composer_kd.recipes.fits import check_fit
 from composer_kd.recipes.folder import claim_folder, recipe_digest
+from composer_kd.recipes.nodes import name_signal_files_by_node
 from composer_kd.recipes.parts import Parts, check_component, construct, make_parts
+from composer_kd.recipes.resume import restore_randomness
 from composer_kd.recipes.schema import OWN, RENAMED, Recipe
 from composer_kd.recipes.tasks import DATA
 from composer_kd.runs import RunFolder
@@ -77,13 +82,14 @@ def check_recipe(recipe: Recipe) -> Parts:
     return make_parts(recipe, recipe_digest(recipe.plain()))
 
 
-def _build_data(recipe: Recipe) -> tuple[Any, list[Evaluator]]:
+def _build_data(recipe: Recipe, model: ComposerModel) -> tuple[Any, list[Evaluator]]:
     built = {}
     for where, spec in _data_specs(recipe).items():
         name, settings, size = _split_data(spec, where)
         built[where] = construct(
             DATA, name, settings, where, batch_size=size, seed=recipe.seed, train=where == 'train_data',
         )
+    check_fit(model, built)
     evaluators = [
         Evaluator(
             label=label,
@@ -117,14 +123,15 @@ def build_trainer(recipe: Recipe) -> Trainer:
     """
     cap_threads()
     parts = check_recipe(recipe)
-    train_data, evaluators = _build_data(recipe)
     if dist.get_world_size() > 1:
+        name_signal_files_by_node()
         dist.initialize_dist(get_device(recipe.device), recipe.dist_timeout)
+    train_data, evaluators = _build_data(recipe, parts.model)
     start = claim_folder(recipe)
     plain = {name: getattr(recipe, name) for name in Recipe.model_fields if name not in _BUILT}
     arguments = {**make_extras(recipe), **plain}
     try:
-        return Trainer(
+        trainer = Trainer(
             model=parts.model,
             train_dataloader=train_data,
             optimizers=parts.optimizer,
@@ -141,6 +148,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
             raise
         told = ' '.join(str(error).split())
         raise ValueError(f'Composer refused to set this training up: {type(error).__name__}: {told}') from error
+    restore_randomness(trainer)
+    return trainer
 
 
 def train(recipe: Recipe) -> RunFolder:
@@ -163,4 +172,6 @@ def train(recipe: Recipe) -> RunFolder:
     finally:
         # Not trainer.close(): it waits for all ranks, and one that failed never comes.
         trainer.engine.close()
+        # Composer would keep every training's model and optimizer until the process ends, to close them then.
+        atexit.unregister(trainer.engine._close)
     return RunFolder(recipe.run_folder)

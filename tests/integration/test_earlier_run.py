@@ -26,7 +26,7 @@ def run(tmp_path, name, *overrides):
 
 
 def evaluate(model, recipe):
-    _, evaluators = _build_data(recipe)
+    _, evaluators = _build_data(recipe, model)
     nothing = torch.optim.SGD(model.parameters(), lr=0.0)
     trainer = Trainer(model=model, eval_dataloader=evaluators, optimizers=nothing, progress_bar=False)
     trainer.eval()

@@ -1,33 +1,30 @@
 """Scikit-learn's digits: 1,797 handwritten digits of 8x8 pixels, with a fixed split and seeded augmentation.
 
-Every random number is a function of the run's seed, the epoch and the sample's own index. So a batch does not depend
-on its neighbours, on the number of workers or ranks, or on whether the run was resumed in the middle of an epoch.
+Every random number is a function of the run's seed, the epoch and the sample's own index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from composer.core import DataSpec
-from composer.utils import dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from composer_kd.names import check_keys
-from composer_kd.recipes.tasks.registry import DATA
+from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
+from composer_kd.recipes.tasks.sampling import EpochDataset, Key, generator, make_loader
 
 SPLITS = {'train': (0, 1078), 'validation': (1078, 1437), 'test': (1437, 1797)}
 """The rows of each split in the fixed order of :func:`ordered_digits`: 1,078, 359 and 360 images."""
 
-# One stream of random numbers for each purpose, so that switching one off leaves the others as they were.
-_ORDER, _NOISE, _SHIFT, _FIXED_NOISE = range(4)
+# One stream of random numbers for each purpose (0 is the order's), so that switching one off leaves the others alone.
+_NOISE, _SHIFT, _FIXED_NOISE = range(1, 4)
 
-Key = tuple[int, int]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -81,7 +78,7 @@ def shifted(images: NDArray[np.float32], shifts: NDArray[np.int64]) -> NDArray[n
     return moved
 
 
-class Digits(Dataset[Batch]):
+class Digits(EpochDataset[Batch]):
     """One split of the digits, asked for by ``(epoch, index)``.
 
     The augmentation of an epoch is drawn for all images at once; image ``i`` gets row ``i``, whatever it is asked
@@ -123,11 +120,11 @@ class Digits(Dataset[Batch]):
     def _augmented(self, epoch: int) -> NDArray[np.float32]:
         images = self._images
         if self._train and self._shift:
-            generator = np.random.default_rng([self._seed, epoch, _SHIFT])
-            images = shifted(images, generator.integers(-self._shift, self._shift + 1, size=(len(self), 2)))
+            shifts = generator(self._seed, epoch, _SHIFT)
+            images = shifted(images, shifts.integers(-self._shift, self._shift + 1, size=(len(self), 2)))
         if self._noise:
             source = [self._seed, epoch, _NOISE] if self._train else [self._split, 0, _FIXED_NOISE]
-            noise = np.random.default_rng(source).standard_normal(images.shape, dtype=np.float32)
+            noise = generator(*source).standard_normal(images.shape, dtype=np.float32)
             images = images + np.float32(self._noise) * noise
         return images
 
@@ -139,32 +136,6 @@ class Digits(Dataset[Batch]):
         # A batch belongs to one epoch: the sampler below makes it so.
         index = torch.tensor([index for _, index in keys])
         return self.images(keys[0][0])[index], self.labels[index]
-
-
-class EpochSampler(DistributedSampler[Key]):
-    """Yields this rank's share of ``(epoch, index)``; Composer tells it the epoch.
-
-    The order of an epoch depends on the seed and the epoch, and rank ``r`` of ``R`` takes every ``R``-th from ``r``
-    on: a global batch holds the same samples for every number of ranks.
-
-    Args:
-        dataset: What is sampled from.
-        seed: The run's seed.
-        train: Whether to shuffle anew each epoch and leave out what does not fill all ranks. If not, all samples come
-            in order, the last ranks' share padded (Composer leaves the padding out of its metrics).
-    """
-
-    def __init__(self, dataset: Digits, seed: int, train: bool) -> None:
-        super().__init__(
-            dataset, dist.get_world_size(), dist.get_global_rank(), shuffle=train, seed=seed, drop_last=train,
-        )
-
-    def __iter__(self) -> Iterator[Key]:
-        count = len(self.dataset)  # type: ignore[arg-type]
-        generator = np.random.default_rng([self.seed, self.epoch, _ORDER])
-        order = generator.permutation(count) if self.shuffle else np.arange(count)
-        share = np.resize(order, self.total_size)[self.rank::self.num_replicas]
-        return ((self.epoch, int(index)) for index in share)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -226,18 +197,24 @@ def digits(
     if not 0 <= shift <= 7:
         raise ValueError(f'shift: expected 0 to 7 pixels, got {shift}.')
     dataset = Digits(split, seed, train, size, noise, shift)
-    if train and batch_size * dist.get_world_size() > len(dataset):
-        raise ValueError(
-            f'batch_size: an epoch has {len(dataset)} images, fewer than one global batch of '
-            f'{batch_size * dist.get_world_size()}; make the batch smaller or train_size larger.',
-        )
-    loader = DataLoader(
-        dataset,
-        batch_size,
-        sampler=EpochSampler(dataset, seed, train),
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        drop_last=train,
-        persistent_workers=num_workers > 0,
-    )
+    loader = make_loader(dataset, batch_size, seed, train, num_workers, _as_it_is)
     return DataSpec(loader, split_batch=_split)
+
+
+@describes('digits')
+def digits_shape(
+    train: bool, split: str | None = None, train_size: int | None = None, **settings: Any,
+) -> DataShape:
+    """What is known of the digits without loading them; the settings are those of :func:`digits`.
+
+    Example:
+        >>> digits_shape(train=True, train_size=100).samples
+        100
+    """
+    first, last = SPLITS[split if split is not None else 'train' if train else 'validation']
+    size = train_size if train_size is not None and first == 0 else last - first
+
+    def batch(count: int) -> Batch:
+        return torch.zeros(count, 1, 8, 8), torch.zeros(count, dtype=torch.int64)
+
+    return DataShape(size, batch, disk_bytes=0, note='they come with scikit-learn')

@@ -1,8 +1,9 @@
-"""Data by name."""
+"""Data by name, and what is known of it before any of it is read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from composer_kd.names import Registry
@@ -12,4 +13,40 @@ DATA: Registry[Callable[..., Any]] = Registry('data', 'composer_kd.data')
 
 ``batch_size`` is that of one rank, ``seed`` the run's, and ``train`` says whether the data is shuffled and augmented
 (the recipe's ``train_data``) or read in order, the same each time (an evaluator's).
+
+The loader's dataset may say what its labels need: ``num_classes`` (an int), and ``vocabulary`` (the digest of
+:func:`composer_kd.models.vocabulary_digest`). Both are held against the model's before training.
 """
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What is known of data without reading its samples.
+
+    Attributes:
+        samples: In an epoch, over all ranks; ``None`` where that is not known without the data.
+        batch: A batch of that many samples, of zeros or ones, on torch's default device.
+        tokens: Of a sample, where it has any.
+        disk_bytes: What the data takes on disk, where that is known.
+        note: Where these figures come from.
+    """
+
+    samples: int | None
+    batch: Callable[[int], Any]
+    tokens: int = 0
+    disk_bytes: int | None = None
+    note: str = ''
+
+
+SHAPES: dict[str, Callable[..., DataShape]] = {}
+"""By the name of the data: functions ``shape(train, **settings)``, for ``composer-kd plan``."""
+
+
+def describes(name: str) -> Callable[[Callable[..., DataShape]], Callable[..., DataShape]]:
+    """Register a function as the one that tells the shape of the data of that name."""
+
+    def register(function: Callable[..., DataShape]) -> Callable[..., DataShape]:
+        SHAPES[name] = function
+        return function
+
+    return register

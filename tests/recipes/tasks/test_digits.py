@@ -5,7 +5,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DistributedSampler
 
 from composer_kd.recipes.tasks import digits
-from composer_kd.recipes.tasks.digits import SPLITS, Digits, EpochSampler, ordered_digits, shifted
+from composer_kd.recipes.tasks.digits import SPLITS, Digits, ordered_digits, shifted
+from composer_kd.recipes.tasks.sampling import EpochSampler
 
 
 def epoch_of(loader, epoch):

@@ -1,0 +1,39 @@
+"""Whether data and model speak of the same things, before the first batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from composer.core import DataSpec
+from composer.models import ComposerModel
+
+from composer_kd.teachers import outputs_known
+
+
+def check_fit(model: ComposerModel, data: Mapping[str, Any]) -> None:
+    """Hold what data says of its labels (``num_classes``, ``vocabulary``) against the model.
+
+    Args:
+        model: The model.
+        data: The loaders or data specs, by their path in the recipe.
+
+    Raises:
+        ValueError: For another number of classes, or another vocabulary.
+    """
+    for where, built in data.items():
+        dataset = getattr(built.dataloader if isinstance(built, DataSpec) else built, 'dataset', None)
+        classes, outputs = getattr(dataset, 'num_classes', None), outputs_known(model)
+        if isinstance(classes, int) and outputs is not None and classes != outputs:
+            raise ValueError(
+                f"{where}: its labels are of {classes} classes and the model has {outputs} outputs. Set the model's "
+                "number of classes and the data's to the same, or give other data.",
+            )
+        words = getattr(dataset, 'vocabulary', None)
+        if words is not None:
+            own = getattr(model, 'vocabulary', None)
+            if own is not None and words != own:
+                raise ValueError(
+                    f"{where}: its tokenizer numbers words otherwise than the model's. Give both the same tokenizer "
+                    "(model.tokenizer: '${train_data.tokenizer}').",
+                )

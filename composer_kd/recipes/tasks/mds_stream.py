@@ -1,0 +1,90 @@
+"""The part of :mod:`composer_kd.recipes.tasks.mds` that needs mosaicml-streaming, which takes seconds to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from composer.utils import dist
+from streaming import StreamingDataset
+from torch.utils.data import DataLoader
+
+from composer_kd.names import check_settings
+from composer_kd.recipes.tasks.mds import GIVEN, Sample
+from composer_kd.recipes.tasks.sampling import EpochDataset, Key, make_loader
+
+
+class _Stream(StreamingDataset):
+    # Knows the epoch while it makes samples, and where the next epoch begins when it is asked for its state.
+    def __init__(self, sample: Sample, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._sample, self._now = sample, 0
+
+    def _resume_incr_epoch(self) -> tuple[int, int]:
+        # The only place where a worker learns its epoch without racing the others for the shared counter.
+        self._now, start = super()._resume_incr_epoch()
+        return self._now, start
+
+    def get_item(self, sample_id: int, retry: int = 7) -> Any:
+        return self._sample(super().get_item(sample_id, retry), self._now, int(sample_id))
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        state: dict[str, Any] = super().state_dict(num_samples, from_beginning)
+        if from_beginning and num_samples == 0 and self.next_epoch > 0:
+            # Saved between two epochs: streaming would begin the one that is over anew.
+            state['epoch'] = self.next_epoch
+        return state
+
+
+class _InOrder(EpochDataset[Any]):
+    # An evaluator's samples, each once: streaming repeats some where ranks do not divide them evenly.
+    def __init__(self, sample: Sample, **settings: Any) -> None:
+        self._data, self._sample = StreamingDataset(**settings), sample
+
+    def __len__(self) -> int:
+        return int(self._data.size)
+
+    def __getitem__(self, key: Key) -> Any:
+        return self._sample(self._data.get_item(key[1]), 0, key[1])
+
+
+def stream_loader(
+    path: str,
+    remote: str | None,
+    split: str | None,
+    sample: Sample,
+    collate_fn: Callable[[Any], Any],
+    batch_size: int,
+    seed: int,
+    train: bool,
+    num_workers: int,
+    streaming: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+) -> DataLoader[Any]:
+    """See :func:`composer_kd.recipes.tasks.mds.mds_loader`."""
+    check_settings(StreamingDataset, streaming, 'streaming', given=GIVEN)
+    settings = {
+        'local': path, 'remote': remote, 'split': split, 'batch_size': batch_size, 'shuffle': train,
+        'shuffle_seed': seed, **({'num_canonical_nodes': 1} if not train else {}), **streaming,
+    }
+    loader: DataLoader[Any]
+    if train:
+        stream = _Stream(sample, **settings)
+        whole = batch_size * dist.get_world_size()
+        if stream.epoch_size < whole:
+            raise ValueError(
+                f'batch_size: an epoch has {stream.epoch_size} samples, fewer than one global batch of {whole}; make '
+                'the batch smaller or the data larger.',
+            )
+        dataset: Any = stream
+        loader = DataLoader(
+            stream, batch_size, num_workers=num_workers, collate_fn=collate_fn, drop_last=True,
+            pin_memory=torch.cuda.is_available(), persistent_workers=num_workers > 0,
+        )
+    else:
+        dataset = _InOrder(sample, **settings)
+        loader = make_loader(dataset, batch_size, seed, train, num_workers, collate_fn)
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    return loader
