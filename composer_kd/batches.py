@@ -13,6 +13,9 @@ from torch import Tensor
 Key = str | int | None
 LogitsKey = str | int | Callable[[Any], Tensor] | None
 
+POSITIONS = 'masked_positions'
+"""In a batch or in outputs: at which of the ``N * L`` tokens a model gives logits, whole numbers, shape ``(M,)``."""
+
 
 def find_logits(outputs: Any, key: LogitsKey, whose: str) -> Tensor:
     """The logits in a model's outputs.
@@ -69,6 +72,16 @@ def target_of(batch: Any, key: Key) -> Any:
     return None
 
 
+def rows_of(
+    outputs: Any, batch: Any, logits_key: LogitsKey, target_key: Key,
+) -> tuple[Tensor, Any, Tensor | None, int]:
+    """A student's logits and the labels, both at the positions where logits are wanted, these, and how many samples."""
+    positions = positions_of(outputs, batch)
+    logits, labels = find_logits(outputs, logits_key, 'student'), target_of(batch, target_key)
+    samples = len(labels if isinstance(labels, Tensor) else logits)
+    return at_positions(logits, positions, 3), at_positions(labels, positions, 2), positions, samples
+
+
 def without_target(batch: Any, key: Key) -> Any:
     """The batch with its labels withheld: a mapping without them, a tuple with ``None`` in their place."""
     if isinstance(batch, Mapping):
@@ -81,6 +94,29 @@ def without_target(batch: Any, key: Key) -> Any:
             items[index] = None
             return type(batch)(items) if type(batch) in (tuple, list) else tuple(items)
     return batch
+
+
+def positions_of(*holders: Any) -> Tensor | None:
+    """The positions at which logits are wanted, of the first of outputs or batches that says so."""
+    for holder in holders:
+        found = holder.get(POSITIONS) if isinstance(holder, Mapping) else None
+        if isinstance(found, Tensor) and found.dim() == 1 and not found.is_floating_point():
+            return found
+    return None
+
+
+def at_positions(values: Any, positions: Tensor | None, dims: int) -> Any:
+    """Of values with ``dims`` dimensions, of which the first two are ``(N, L)``, those at the positions; others as
+    they are.
+    """
+    if positions is None or not isinstance(values, Tensor) or values.dim() != dims:
+        return values
+    return values.flatten(0, 1).index_select(0, positions)
+
+
+def labelled(labels: Tensor, ignore_index: int) -> Tensor:
+    """The flat positions of the labels that count, ``(M,)``; waits for the device where the labels lie on one."""
+    return (labels.flatten() != ignore_index).nonzero().squeeze(1)
 
 
 def call_module(module: torch.nn.Module, batch: Any, input_key: Key, target_key: Key) -> Any:

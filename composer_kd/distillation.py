@@ -13,12 +13,12 @@ from composer.loggers import Logger
 from composer.models import ComposerModel
 from torch import Tensor
 
-from composer_kd import joining
-from composer_kd.batches import Key, LogitsKey, counting, find_logits, target_of
+from composer_kd import batches, joining
+from composer_kd.batches import Key, LogitsKey
 from composer_kd.decision import Decision, Plan
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
-from composer_kd.teachers import Look, Teacher, build_teachers
+from composer_kd.teachers import Look, Teacher, build_teachers, look_at_teachers
 from composer_kd.term import FORBIDDEN_FINE, Share, kd_term, rows_that_count
 
 
@@ -36,7 +36,8 @@ class Distillation(Algorithm):
         teachers: One teacher or a sequence of them. Each is an ``nn.Module`` (called on the batch's input), a
             ``ComposerModel`` (called on the batch, labels withheld), ``{run: FOLDER}`` (an earlier run; nothing else to
             say), ``{checkpoint: PATH_OR_URI, model: {name: ..., ...}}`` (without ``model``: the student's own
-            architecture after the other algorithms' surgery; with it, ``algorithms`` may name what rewrote it), or
+            architecture after the other algorithms' surgery; with it, ``algorithms`` may name what rewrote it),
+            ``{torchvision: NAME, weights: NAME}`` (published weights by torchvision's names; default: the best), or
             ``{module: nn.Module}``. A mapping may carry ``name``, ``weight`` (default 1) and ``logits_key``.
         loss: A name, ``{name: ..., **settings}``, or a function of (student_logits, teacher_logits). See
             :mod:`composer_kd.losses` for the names. Its ``temperature`` may follow a scheduler, as ``kd_loss_weight``.
@@ -64,7 +65,7 @@ class Distillation(Algorithm):
         ValueError: For a value out of range, an unknown name, or settings that do not go together; at the trainer's
             start for a teacher that cannot be loaded or does not fit; on the first batch for one that gives other
             shapes or values that are not finite.
-        FileNotFoundError: For a missing run folder or checkpoint.
+        FileNotFoundError: For a missing run folder, checkpoint or download.
 
     Events:
         ``INIT`` (last of all algorithms) loads the teachers; ``FIT_START`` resolves the window; ``BEFORE_TRAIN_BATCH``
@@ -124,7 +125,7 @@ class Distillation(Algorithm):
         self._ledger = Ledger([spec.name for spec in self._s.specs])
         self._share = Share(target_key, ignore_index)
         self._looks: dict[str, Look] = {}
-        self._looks_left, self._first_microbatch, self._done = 0, True, False
+        self._looks_left, self._first_microbatch, self._done, self._sparse = 0, True, False, False
         self._now = Decision()
         self._kd: Tensor | None = None
         self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
@@ -210,8 +211,10 @@ class Distillation(Algorithm):
         asked = [i for i in range(len(self.teachers)) if look or i in self._now.teachers]
         if not asked:
             return
-        student = find_logits(state.outputs, self._logits_key, 'student')
-        labels = target_of(state.batch, self._target_key)
+        student, labels, positions, samples = batches.rows_of(
+            state.outputs, state.batch, self._logits_key, self._target_key,
+        )
+        self._sparse = positions is not None
         if look and labels is None and self._target_key is not None:
             raise ValueError(
                 f'target_key: there is nothing under {self._target_key!r} in a batch of type '
@@ -219,9 +222,9 @@ class Distillation(Algorithm):
             )
         precision = get_precision_context(state.precision, state.precision_config)
         with self._ledger.meter.part('teacher', state.device.name == 'gpu'), precision:
-            answers = {i: self.teachers[i].outputs(state.batch) for i in asked}
+            answers = {i: self.teachers[i].outputs(state.batch, positions) for i in asked}
         known = self._now.on and self._share.full and not look
-        mask = None if known else counting(labels, self._s.ignore_index, self._shift(state))
+        mask = None if known else batches.counting(labels, self._s.ignore_index, self._shift(state))
         if look:
             for i, answer in answers.items():
                 self._looks[self.teachers[i].name].at(student, answer, labels, mask)
@@ -232,7 +235,7 @@ class Distillation(Algorithm):
                 self._s.loss, rows, [self._now.weights[i] for i in chosen], self._s.combine,
                 self._now.temperature, self._share, state.batch,
             )
-            self._ledger.answered(chosen, student.shape[0])
+            self._ledger.answered(chosen, samples)
 
     def _join(self, state: State) -> None:
         assert self._kd is not None
@@ -278,14 +281,13 @@ class Distillation(Algorithm):
             By name, the first digits of each teacher's digest, or that it lies elsewhere and was not looked at. Errors
             are those of the trainer's start.
         """
-        here = [spec for spec in self._s.specs if '://' not in spec.origin]
-        teachers = build_teachers(here, student, self._input_key, self._target_key, self._logits_key)
-        found = {teacher.name: f'fits, digest {teacher.digest[:16]}' for teacher in teachers}
-        return {spec.name: found.get(spec.name, 'not on this machine, not looked at') for spec in self._s.specs}
+        return look_at_teachers(self._s.specs, student, self._input_key, self._target_key, self._logits_key)
 
     def teacher_flops(self, batch: Any) -> dict[str, float]:
         """FLOPs of one forward for one sample, by teacher, on a (small) batch on the training's device."""
-        return {t.name: t.flops(batch) for t in self.teachers if not t.released}
+        labels = batches.target_of(batch, self._target_key)
+        positions = batches.labelled(labels, self._s.ignore_index) if self._sparse else None
+        return {t.name: t.flops(batch, positions) for t in self.teachers if not t.released}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types only: settings, window, counts, cost, and where the teachers came from."""

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from composer_kd.batches import POSITIONS
+
 
 def first_samples(batch: Any, count: int) -> tuple[Any, int]:
     """The first samples of a batch, and how many there are.
@@ -41,7 +43,8 @@ def first_samples(batch: Any, count: int) -> tuple[Any, int]:
             # Copies, since a model may work on its input in place.
             return (part[:count] if part.ndim and len(part) == size else part).clone()
         if isinstance(part, Mapping):
-            return {key: cut(value) for key, value in part.items()}
+            # Positions count through the whole batch, and a model finds those of the samples kept from their labels.
+            return {key: cut(value) for key, value in part.items() if key != POSITIONS}
         if isinstance(part, list | tuple):
             if len(part) == size and not any(isinstance(item, torch.Tensor | Mapping) for item in part):
                 return part[:count]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from composer.models import ComposerModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from composer_kd.batches import Key, LogitsKey, call_module, find_logits, without_target
+from composer_kd.batches import POSITIONS, Key, LogitsKey, at_positions, call_module, find_logits, without_target
 from composer_kd.teachers.weights import digest_of
 
 
@@ -71,15 +71,20 @@ class Teacher:
         """Move the model to the training's device."""
         self._module = state.device.module_to_device(self.module).eval()
 
-    def outputs(self, batch: Any) -> Tensor:
+    def outputs(self, batch: Any, positions: Tensor | None = None) -> Tensor:
         """The teacher's logits for a batch, without a graph.
 
         Args:
             batch: A (micro)batch on the teacher's device, as the student's ``forward`` gets it.
+            positions: At which of the batch's ``N * L`` tokens they are wanted; ``None`` for all. A model that can
+                compute those alone finds them in the batch, under ``masked_positions``.
 
         Returns:
-            Logits, shape ``(N, ..., C)`` as the model gives them, in the precision it runs in.
+            Logits, shape ``(N, ..., C)`` as the model gives them, or ``(M, C)`` at ``M`` positions, in the precision it
+            runs in.
         """
+        if positions is not None and isinstance(batch, Mapping):
+            batch = {**batch, POSITIONS: positions}
         module = self.module
         if module.training:  # someone else may hold this module too
             module.eval()
@@ -88,12 +93,15 @@ class Teacher:
                 found = module(without_target(batch, self._target_key))
             else:
                 found = call_module(module, batch, self._input_key, self._target_key)
-        return find_logits(found, self._logits_key, f"teacher '{self.name}'")
+        logits: Tensor = at_positions(find_logits(found, self._logits_key, f"teacher '{self.name}'"), positions, 3)
+        return logits
 
-    def flops(self, batch: Any) -> float:
+    def flops(self, batch: Any, positions: Tensor | None = None) -> float:
         """FLOPs of one forward for one sample of ``batch`` (matrix products, convolutions and attention)."""
         with FlopCounterMode(display=False) as counter:
-            samples = len(self.outputs(batch))
+            samples = len(self.outputs(batch, positions))
+        if positions is not None:
+            samples = next(len(value) for value in batch.values() if isinstance(value, Tensor))
         return float(counter.get_total_flops()) / samples
 
     def release(self) -> None:
@@ -123,12 +131,27 @@ def outputs_known(model: torch.nn.Module) -> int | None:
     classes = getattr(model, 'num_classes', None)
     if isinstance(classes, int):
         return classes
-    config = getattr(getattr(model, 'model', model), 'config', None)
-    kind = type(getattr(model, 'model', model)).__name__
-    if config is not None and kind.endswith('ForSequenceClassification'):
+    inner = getattr(model, 'model', model)
+    config = getattr(inner, 'config', None)
+    kinds = [kind.__name__ for kind in type(inner).__mro__]
+    if config is not None and any(kind.endswith('ForSequenceClassification') for kind in kinds):
         return int(config.num_labels)
-    if config is not None and kind.endswith(('ForMaskedLM', 'ForCausalLM', 'LMHeadModel')):
+    if config is not None and any(kind.endswith(('ForMaskedLM', 'ForCausalLM', 'LMHeadModel')) for kind in kinds):
         return int(config.vocab_size)
     return None
 
 
+def refuse_another_vocabulary(student: torch.nn.Module, teachers: Sequence[Teacher]) -> None:
+    """Refuse a teacher whose tokenizer numbers words otherwise than the student's, where both are known.
+
+    Raises:
+        ValueError: Naming the teacher.
+    """
+    own = getattr(student, 'vocabulary', None)
+    for teacher in teachers:
+        theirs = getattr(teacher.module, 'vocabulary', None)
+        if own is not None and theirs is not None and own != theirs:
+            raise ValueError(
+                f"Teacher '{teacher.name}' ({teacher.origin}) has another vocabulary than the student: other words "
+                'stand behind the same numbers. Choose a teacher that was trained with the same tokenizer.',
+            )

@@ -1,0 +1,44 @@
+"""Tokenizers by name or folder, and whether two of them number the same words alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(name_or_path: str) -> Any:
+    """A Hugging Face tokenizer.
+
+    Args:
+        name_or_path: A folder that ``save_pretrained`` wrote, or a name on the Hugging Face hub.
+
+    Returns:
+        A ``PreTrainedTokenizerBase``, the same object each time it is asked for.
+
+    Raises:
+        ValueError: If there is no such folder and the hub gives none of that name.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError, KeyError) as error:
+        here = 'The folder holds none' if Path(name_or_path).is_dir() else 'There is no folder of that name'
+        raise ValueError(
+            f"tokenizer: expected a Hugging Face tokenizer's folder or its name on the hub, got {name_or_path!r}. "
+            f'{here}, and loading it by name failed: {str(error).strip().splitlines()[0]}',
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def vocabulary_digest(tokenizer: Any) -> str:
+    """SHA-256 of all words with their numbers, and of the special ones' part.
+
+    Logits of two models can be compared word by word only where this is the same.
+    """
+    said = {'words': sorted(tokenizer.get_vocab().items()), 'special': sorted(map(int, tokenizer.all_special_ids))}
+    return hashlib.sha256(json.dumps(said, ensure_ascii=True).encode()).hexdigest()
