@@ -1,5 +1,13 @@
+from composer_kd.models.bert_classifier import bert_classifier
 from composer_kd.models.digits import digits_resnet
+from composer_kd.models.masked_lm import bert_masked_lm
 from composer_kd.models.registry import MODELS, build_model
+from composer_kd.models.resnet import torchvision_resnet
+from composer_kd.models.resnet_cifar import cifar_resnet
 from composer_kd.models.surgery import apply_surgery
+from composer_kd.models.tokenizers import load_tokenizer, vocabulary_digest
 
-__all__ = ['MODELS', 'apply_surgery', 'build_model', 'digits_resnet']
+__all__ = [
+    'MODELS', 'apply_surgery', 'bert_classifier', 'bert_masked_lm', 'build_model', 'cifar_resnet', 'digits_resnet',
+    'load_tokenizer', 'torchvision_resnet', 'vocabulary_digest',
+]

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
-from composer.loss import binary_cross_entropy_with_logits, soft_cross_entropy
 from composer.models import ComposerClassifier
 from torch import Tensor, nn
 from torch.nn import functional
 
+from composer_kd.models.classification import check_classifier, classifier, start_at_prior
 from composer_kd.models.registry import MODELS
 
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    'cross_entropy': soft_cross_entropy,
-    'binary_cross_entropy': binary_cross_entropy_with_logits,
-}
 _STAGES = 3
 
 
@@ -80,13 +73,9 @@ def digits_resnet(
         >>> model((torch.zeros(4, 1, 8, 8), None)).shape
         torch.Size([4, 10])
     """
-    for name, value, least in (('width', width, 1), ('blocks', blocks, 1), ('num_classes', num_classes, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f'{name}: expected a whole number of {least} or more, got {value!r}.')
-    if loss not in LOSSES:
-        raise ValueError(f"loss: expected one of {', '.join(map(repr, LOSSES))}, got {loss!r}.")
+    check_classifier(loss, [('width', width, 1), ('blocks', blocks, 1), ('num_classes', num_classes, 2)])
     # Convolutions in this memory format take two thirds of the time on a CPU and change no key and no shape.
     module = _DigitsResNet(width, blocks, num_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if loss == 'binary_cross_entropy':
-        nn.init.constant_(module.head.bias, -math.log(num_classes))
-    return ComposerClassifier(module, num_classes=num_classes, loss_fn=LOSSES[loss])
+        start_at_prior(module.head)
+    return classifier(module, num_classes, loss)

@@ -12,11 +12,17 @@ from composer.models import ComposerModel
 
 from composer_kd.batches import Key, LogitsKey
 from composer_kd.models import build_model
+from composer_kd.models.published import classes_of, load_published
 from composer_kd.models.surgery import apply_surgery
 from composer_kd.runs import RunFolder
 from composer_kd.teachers.fitting import load_weights
 from composer_kd.teachers.specs import TeacherSpec
-from composer_kd.teachers.teacher import Teacher, outputs_known, refuse_shared_parameters
+from composer_kd.teachers.teacher import (
+    Teacher,
+    outputs_known,
+    refuse_another_vocabulary,
+    refuse_shared_parameters,
+)
 from composer_kd.teachers.weights import read_weights
 
 log = logging.getLogger(__name__)
@@ -39,7 +45,10 @@ def model_of_run(path: str) -> ComposerModel:
     recipe = folder.read_recipe()
     if not isinstance(recipe.get('model'), Mapping):
         raise ValueError(f'{folder.recipe_path} names no model, so the architecture of this run is not known.')
-    model = apply_surgery(build_model(recipe['model'], f'{folder.recipe_path}: model'), recipe.get('algorithms') or {})
+    # What a run started from need not be downloaded to be overwritten.
+    said = recipe['model']
+    architecture = {key: said[key] for key in said if (said.get('name'), key) != ('resnet', 'weights')}
+    model = apply_surgery(build_model(architecture, f'{folder.recipe_path}: model'), recipe.get('algorithms') or {})
     checkpoint = str(folder.latest_checkpoint())
     load_weights(model, read_weights(checkpoint), f'run {path}', checkpoint)
     try:
@@ -58,12 +67,31 @@ def _module_for(spec: TeacherSpec, student: ComposerModel, where: str) -> torch.
     with torch.random.fork_rng(devices=[]):
         if spec.kind == 'run':
             return model_of_run(spec.source)
+        if spec.weights is not None:
+            return load_published(spec.source, spec.weights, where)
         if spec.model is None:
             module: torch.nn.Module = copy.deepcopy(student)
         else:
             module = apply_surgery(build_model(spec.model, f'{where}.model'), spec.algorithms)
         load_weights(module, read_weights(spec.source), where, spec.source)
     return module
+
+
+def _same_outputs(student: ComposerModel, theirs: int | None, spec: TeacherSpec) -> None:
+    own = outputs_known(student)
+    if own is not None and theirs is not None and own != theirs:
+        raise ValueError(
+            f'{spec.where} ({spec.origin}) has {theirs} outputs and the student {own}. Distillation on logits needs '
+            'the same classes or vocabulary in the same order: choose a teacher made for this task.',
+        )
+
+
+def _channels_last(model: torch.nn.Module) -> bool:
+    """Whether any convolution's weights lie channels last and only so."""
+    return any(
+        p.ndim == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
+        for p in model.parameters()
+    )
 
 
 def build_teachers(
@@ -80,20 +108,19 @@ def build_teachers(
         logits_key: Where outputs hold the logits, unless the teacher says otherwise.
 
     Raises:
-        FileNotFoundError: For a missing folder or checkpoint.
+        FileNotFoundError: For a missing folder or checkpoint, or published weights that cannot be downloaded.
         ValueError: For weights that cannot be read or do not fit, a number of classes other than the student's, or a
             teacher that shares parameters with the student.
     """
     teachers = []
-    for index, spec in enumerate(specs):
-        where = f"teachers[{index}] ('{spec.name}')"
-        module = _module_for(spec, student, where)
-        own, theirs = outputs_known(student), outputs_known(module)
-        if own is not None and theirs is not None and own != theirs:
-            raise ValueError(
-                f'{where} ({spec.origin}) has {theirs} outputs and the student {own}. Distillation on logits needs the '
-                'same classes or vocabulary in the same order: choose a teacher made for this task.',
-            )
+    channels_last = _channels_last(student)
+    for spec in specs:
+        if spec.weights is not None:  # known before anything is downloaded
+            _same_outputs(student, classes_of(spec.weights), spec)
+        module = _module_for(spec, student, spec.where)
+        _same_outputs(student, outputs_known(module), spec)
+        if channels_last and spec.kind != 'module':  # a copy of the inputs for every convolution otherwise
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         key: Any = logits_key if spec.logits_key is None else spec.logits_key
         teachers.append(Teacher(
             module, spec.name, spec.weight, spec.origin, input_key, target_key, key, borrowed=spec.kind == 'module',
@@ -104,4 +131,36 @@ def build_teachers(
             'ComposerModel, which is called on the whole batch. Leave it out.',
         )
     refuse_shared_parameters(student, teachers)
+    refuse_another_vocabulary(student, teachers)
     return teachers
+
+
+def look_at_teachers(
+    specs: Sequence[TeacherSpec], student: ComposerModel, input_key: Key = None, target_key: Key = None,
+    logits_key: LogitsKey = None,
+) -> dict[str, str]:
+    """Load every teacher that lies on this machine and let it go again, to see that it can be loaded and fits.
+
+    Args:
+        specs: What the user asked for.
+        student: The student after the other algorithms' surgery.
+        input_key: As of :func:`build_teachers`, and so are ``target_key`` and ``logits_key``.
+        target_key: Where a batch holds the labels.
+        logits_key: Where outputs hold the logits.
+
+    Returns:
+        By name, the first digits of each teacher's digest, or that it lies elsewhere and was not looked at.
+
+    Raises:
+        FileNotFoundError: As :func:`build_teachers`.
+        ValueError: Likewise.
+    """
+    here = [spec for spec in specs if spec.here]
+    # what input_key is for may lie elsewhere
+    teachers = build_teachers(here, student, input_key if len(here) == len(specs) else None, target_key, logits_key)
+    found = {teacher.name: f'fits, digest {teacher.digest[:16]}' for teacher in teachers}
+    for spec in specs:
+        if spec.weights is not None and not spec.here:
+            _same_outputs(student, classes_of(spec.weights), spec)
+            found[spec.name] = 'not on this machine: downloaded at the start'
+    return {spec.name: found.get(spec.name, 'not on this machine, not looked at') for spec in specs}

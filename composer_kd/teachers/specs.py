@@ -10,15 +10,19 @@ from typing import Any
 
 import torch
 from composer.models import ComposerModel
+from torchvision.models import WeightsEnum
 
+from composer_kd.models.published import file_of, published_weights
 from composer_kd.names import check_keys
 from composer_kd.runs import RunFolder
 
 _SOURCES = {
     'run': {'name', 'weight', 'logits_key'},
     'checkpoint': {'name', 'weight', 'logits_key', 'model', 'algorithms'},
+    'torchvision': {'name', 'weight', 'logits_key', 'weights'},
     'module': {'name', 'weight', 'logits_key'},
 }
+_EXPECTED = {'torchvision': "torchvision's name of a classification model"}
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class TeacherSpec:
     """One teacher as the user asked for it.
 
     Attributes:
-        kind: ``'run'``, ``'checkpoint'`` or ``'module'``.
-        source: The folder, the path or URI, or the module itself.
+        kind: ``'run'``, ``'checkpoint'``, ``'torchvision'`` or ``'module'``.
+        source: The folder, the path or URI, torchvision's name of the architecture, or the module itself.
         name: Its name in logs and records, unique among the teachers.
         weight: Its share: of the average where all teachers or teachers in turn answer, of the draws where they are
             drawn at random. Above zero.
@@ -35,6 +39,8 @@ class TeacherSpec:
         algorithms: For a checkpoint with ``model``, the algorithms that rewrote that architecture.
         logits_key: Where its logits are in its outputs; ``None`` for where the student's are.
         origin: Kind and source as plain text.
+        weights: For ``'torchvision'``, the published weights.
+        index: Its place among the teachers.
     """
 
     kind: str
@@ -45,6 +51,18 @@ class TeacherSpec:
     algorithms: Mapping[str, Any] = field(default_factory=dict)
     logits_key: Any = None
     origin: str = ''
+    weights: WeightsEnum | None = None
+    index: int = 0
+
+    @property
+    def where(self) -> str:
+        """What it is called in messages."""
+        return f"teachers[{self.index}] ('{self.name}')"
+
+    @property
+    def here(self) -> bool:
+        """Whether it lies on this machine, so that it can be looked at without fetching anything."""
+        return '://' not in self.origin and (self.weights is None or file_of(self.weights).exists())
 
 
 def _origin(kind: str, source: Any) -> str:
@@ -55,14 +73,25 @@ def _origin(kind: str, source: Any) -> str:
     return f'{kind}:{source}'
 
 
+def _published(architecture: str, item: Mapping[str, Any], where: str) -> WeightsEnum:
+    weights = item.get('weights', 'DEFAULT')
+    if not isinstance(weights, str):
+        raise TypeError(f"{where}.weights: expected a name such as 'IMAGENET1K_V2', got {weights!r}.")
+    try:
+        return published_weights(architecture, weights)
+    except ValueError as error:
+        key = 'weights' if str(error).startswith('unknown weights') else 'torchvision'
+        raise ValueError(f'{where}.{key}: {error}') from None
+
+
 def _parse(item: Any, index: int) -> TeacherSpec:
     where = f'teachers[{index}]'
     if isinstance(item, torch.nn.Module):
-        return TeacherSpec('module', item, f'teacher{index}', origin=_origin('module', item))
+        return TeacherSpec('module', item, f'teacher{index}', origin=_origin('module', item), index=index)
     if not isinstance(item, Mapping):
         raise TypeError(
-            f'{where}: expected a torch.nn.Module, {{run: FOLDER}}, {{checkpoint: PATH_OR_URI, model: {{...}}}} or '
-            f'{{module: nn.Module}}, got {type(item).__name__}: {item!r}.',
+            f'{where}: expected a torch.nn.Module, {{run: FOLDER}}, {{checkpoint: PATH_OR_URI, model: {{...}}}}, '
+            f'{{torchvision: NAME, weights: NAME}} or {{module: nn.Module}}, got {type(item).__name__}: {item!r}.',
         )
     kinds = [kind for kind in _SOURCES if kind in item]
     if len(kinds) != 1:
@@ -78,8 +107,9 @@ def _parse(item: Any, index: int) -> TeacherSpec:
         raise TypeError(f'{where}.module: expected a torch.nn.Module, got {type(source).__name__}: {source!r}.')
     if kind != 'module':
         if not str(source or '').strip():
-            raise ValueError(f'{where}.{kind}: expected a path or URI, got {source!r}.')
+            raise ValueError(f"{where}.{kind}: expected {_EXPECTED.get(kind, 'a path or URI')}, got {source!r}.")
         source = str(source)
+    weights = _published(source, item, where) if kind == 'torchvision' else None
     if not isinstance(item.get('name', ''), str):
         raise TypeError(f"{where}.name: expected a string, got {type(item['name']).__name__}: {item['name']!r}.")
     weight = item.get('weight', 1.0)
@@ -92,7 +122,8 @@ def _parse(item: Any, index: int) -> TeacherSpec:
         )
     return TeacherSpec(
         kind, source, str(item.get('name') or f'teacher{index}'), float(weight), item.get('model'),
-        dict(item.get('algorithms') or {}), item.get('logits_key'), _origin(kind, source),
+        dict(item.get('algorithms') or {}), item.get('logits_key'),
+        _origin(kind, f'{source}/{weights.name}' if weights is not None else source), weights, index,
     )
 
 
