@@ -23,6 +23,7 @@ from composer_kd.names import Registry, check_settings, nearest
 from composer_kd.recipes.errors import is_ours
 from composer_kd.recipes.hints import check_types, hints_of
 from composer_kd.recipes.schema import Recipe
+from composer_kd.recipes.start import start
 
 ALGORITHMS.register('distillation')(Distillation)
 CALLBACKS.register('run_recorder')(RunRecorder)
@@ -125,10 +126,11 @@ def make_parts(recipe: Recipe, digest: str | None = None) -> Parts:
     Raises:
         ValueError: For anything in the recipe that one of them refuses, with its path.
         TypeError: For a value of a wrong type.
-        FileNotFoundError: For a missing teacher.
+        FileNotFoundError: For a missing teacher, or missing weights to start from.
     """
     _check_own_teacher(recipe)
     model = _model(recipe)
+    start(model, recipe)
     _check_metrics(recipe, model)
     settings = dict(recipe.optimizer)
     optimizer = construct(OPTIMIZERS, settings.pop('name'), settings, 'optimizer', params=model.parameters())

@@ -48,6 +48,29 @@ class EvaluatorSpec(Strict):
     device_eval_microbatch_size: fields.Microbatch = None
 
 
+class StartSpec(Strict):
+    """The weights that a training begins with, as fine-tuning begins with those of a pre-training.
+
+    Attributes:
+        run: The folder of an earlier run: its latest checkpoint, with the averages of EMA or SWA where it has them.
+        checkpoint: Or a checkpoint: a path, or a URI as teachers have it.
+        fresh: What is drawn afresh all the same: the beginning of a dotted parameter name (``classifier``), or a
+            pattern with ``*``. A head with another number of classes has to be named here.
+    """
+
+    run: str | None = None
+    checkpoint: str | None = None
+    fresh: list[str] = Field(default_factory=list)
+
+    @model_validator(mode='after')
+    def _one_of_them(self) -> StartSpec:
+        if (self.run is None) == (self.checkpoint is None):
+            raise ValueError(
+                f"expected run or checkpoint, got {'neither' if self.run is None else 'both'}; give one of them.",
+            )
+        return self
+
+
 def _not_empty(value: str) -> str:
     if not value.strip():
         raise ValueError('expected a name, got an empty string.')
@@ -72,6 +95,8 @@ class Recipe(Strict):
             resumed all the same.
         seed: Of weights, data and all that is drawn, 0 to 2**32 - 1.
         model: Of :data:`composer_kd.models.MODELS`.
+        start_from: Weights that the model begins with, where they are not drawn: every parameter that is there by the
+            same name. Default: all are drawn.
         train_data: Of :data:`composer_kd.recipes.DATA`, with ``batch_size`` over all ranks.
         optimizer: Of :data:`composer_kd.components.OPTIMIZERS`, over all parameters of the model.
         scheduler: Of :data:`composer_kd.components.SCHEDULERS`, one or a list.
@@ -90,6 +115,7 @@ class Recipe(Strict):
     seed: int = 17
 
     model: Component
+    start_from: StartSpec | None = None
     train_data: fields.TrainData
     optimizer: Component
     scheduler: fields.Schedulers | None = None
@@ -199,7 +225,7 @@ RENAMED = {
 }
 """The Trainer's arguments that a recipe spells in another way."""
 
-OWN = frozenset({'run_folder', 'description', 'tags', 'overwrite'})
+OWN = frozenset({'run_folder', 'description', 'tags', 'overwrite', 'start_from'})
 """The keys that are no argument of the Trainer."""
 
 WITHOUT_EFFECT = frozenset({
