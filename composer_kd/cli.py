@@ -39,6 +39,42 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     click.echo('valid')
 
 
+@main.command()
+@click.argument('recipe', metavar='RECIPE.yaml')
+@click.argument('overrides', nargs=-1, metavar='[KEY=VALUE]...')
+@click.option('--gpus', type=click.IntRange(1), default=8, show_default=True, help='GPUs of a node.')
+@click.option('--nodes', type=click.IntRange(1), default=1, show_default=True, help='Nodes.')
+@click.option('--memory', type=click.FloatRange(0, min_open=True), default=80.0, show_default=True, metavar='GIB',
+              help='Memory of a GPU in GiB.')
+@click.option('--json', 'as_json', is_flag=True, help='Print the plan as JSON.')
+def plan(recipe: str, overrides: tuple[str, ...], gpus: int, nodes: int, memory: float, as_json: bool) -> None:
+    """Say what a recipe would do and cost, on any machine, without data, accelerator or training.
+
+    Steps, samples, checkpoints and their bytes; parameters and FLOPs of student and teachers; what distillation adds;
+    the memory of a rank; and every problem that can be foreseen. Nothing is written. The exit status is 1 if one of the
+    problems would stop the training; what is only missing on this machine is a warning.
+    """
+    from pathlib import Path
+
+    from composer_kd.plan import plan_recipe, show
+    from composer_kd.recipes import load_recipe
+    from composer_kd.recipes.errors import told_to_user
+
+    try:
+        planned = plan_recipe(load_recipe(recipe, overrides), gpus * nodes, memory, nodes, Path(recipe).parent)
+    except Exception as error:
+        message = told_to_user(error)
+        if message is None:
+            raise
+        click.echo(f'error: {message}', err=True)
+        sys.exit(1)
+    if as_json:
+        click.echo(planned.model_dump_json(indent=2))
+    else:
+        show(planned)
+    sys.exit(int(planned.stops))
+
+
 def _summary(path: str, overrides: tuple[str, ...]) -> str:
     from composer_kd.distillation import Distillation
     from composer_kd.models import apply_surgery

@@ -7,6 +7,7 @@ import yaml
 from click.testing import CliRunner
 
 from composer_kd.cli import main
+from composer_kd.plan import Plan
 from tests.recipes.tiny import plain
 
 
@@ -53,6 +54,36 @@ def test_a_missing_recipe(tmp_path):
     assert result.exit_code == 1
     assert 'there is no file' in result.stderr
     assert run('validate').exit_code == 2
+
+
+def test_a_plan_is_plain_where_there_is_no_terminal(written):
+    result = run('plan', written, 'model.width=8', '--gpus', 2)
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert lines[0] == 'tiny on 2 GPUs, amp_fp16'
+    told = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+    assert told['batch'] == '16 samples, 8 a rank'
+    assert told['in'].startswith('2ep: 12 steps') or 'in all  ' in result.stdout
+    assert 'student       3,730       10' in result.stdout
+    assert lines[-2:] == ['problems', '  none']
+    assert '\x1b' not in result.stdout
+    assert sorted(path.name for path in written.parent.iterdir()) == ['tiny.yaml'], 'nothing is written'
+
+
+def test_a_plan_as_json(written):
+    result = run('plan', written, '--json', '--nodes', 2, '--memory', 40)
+    plan = Plan.model_validate_json(result.stdout)
+    assert (plan.ranks, plan.nodes, plan.memory.limit) == (16, 2, 40 * 2**30)
+    assert plan.length.batch_per_rank == 1
+
+
+def test_a_plan_fails_where_the_training_would(written):
+    result = run('plan', written, '--gpus', 3)
+    assert result.exit_code == 1
+    assert '  error train_data.batch_size: 16 samples cannot be divided evenly over 3 ranks' in result.stdout
+    result = run('plan', written, 'model.widht=8')
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: model: unknown key 'widht'. Did you mean 'width'?")
 
 
 def test_help_is_instant_and_needs_no_torch():

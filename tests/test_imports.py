@@ -22,6 +22,8 @@ ROOMS = [
     ['distillation'],
     ['callbacks'],
     ['recipes'],
+    ['plan'],
+    ['convert'],
     ['studies'],
     ['report'],
     ['cli'],
