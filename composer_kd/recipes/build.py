@@ -12,6 +12,7 @@ from composer import Trainer
 from composer.core import Evaluator
 from composer.models import ComposerModel
 from composer.utils import dist, get_device
+from torch.distributed.checkpoint import state_dict
 
 from composer_kd.names import split_named
 from composer_kd.recipes.errors import is_ours
@@ -152,6 +153,18 @@ def build_trainer(recipe: Recipe) -> Trainer:
     return trainer
 
 
+def forget(trainer: Trainer) -> None:
+    """Let a closed trainer's model and optimizer be freed, where a process makes several trainings.
+
+    Composer would keep them until the process ends, to close them then; torch keeps every model that was saved in a
+    table of its parameters' names.
+    """
+    atexit.unregister(trainer.engine._close)
+    table = getattr(state_dict, '_get_fqns', None)
+    if hasattr(table, 'cache_clear'):
+        table.cache_clear()
+
+
 def train(recipe: Recipe) -> RunFolder:
     """Train as the recipe says.
 
@@ -172,6 +185,5 @@ def train(recipe: Recipe) -> RunFolder:
     finally:
         # Not trainer.close(): it waits for all ranks, and one that failed never comes.
         trainer.engine.close()
-        # Composer would keep every training's model and optimizer until the process ends, to close them then.
-        atexit.unregister(trainer.engine._close)
+        forget(trainer)
     return RunFolder(recipe.run_folder)

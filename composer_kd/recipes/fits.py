@@ -11,15 +11,20 @@ from composer.models import ComposerModel
 from composer_kd.teachers import outputs_known
 
 
+def _places(model: ComposerModel) -> int | None:
+    places = getattr(getattr(model, 'config', None), 'max_position_embeddings', None)
+    return places if isinstance(places, int) else None
+
+
 def check_fit(model: ComposerModel, data: Mapping[str, Any]) -> None:
-    """Hold what data says of its labels (``num_classes``, ``vocabulary``) against the model.
+    """Hold what data says of itself (``num_classes``, ``vocabulary``, ``max_seq_len``) against the model.
 
     Args:
         model: The model.
         data: The loaders or data specs, by their path in the recipe.
 
     Raises:
-        ValueError: For another number of classes, or another vocabulary.
+        ValueError: For another number of classes, another vocabulary, or sequences longer than the model takes.
     """
     for where, built in data.items():
         dataset = getattr(built.dataloader if isinstance(built, DataSpec) else built, 'dataset', None)
@@ -28,6 +33,12 @@ def check_fit(model: ComposerModel, data: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{where}: its labels are of {classes} classes and the model has {outputs} outputs. Set the model's "
                 "number of classes and the data's to the same, or give other data.",
+            )
+        longest, places = getattr(dataset, 'max_seq_len', None), _places(model)
+        if isinstance(longest, int) and places is not None and longest > places:
+            raise ValueError(
+                f'{where}.max_seq_len: {longest} tokens, and the model has places for {places}. Make it {places} or '
+                'less, or model.max_position_embeddings larger.',
             )
         words = getattr(dataset, 'vocabulary', None)
         if words is not None:

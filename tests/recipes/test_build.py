@@ -1,8 +1,11 @@
+import gc
+
 import pytest
 import torch
 import yaml
 from composer.core import Callback
 from composer.loggers import FileLogger
+from composer.models import ComposerClassifier
 
 from composer_kd.components import CALLBACKS
 from composer_kd.recipes import build_trainer, check_recipe, recipe_digest, train
@@ -157,3 +160,13 @@ def test_a_run_is_not_its_own_teacher(earlier):
     with pytest.raises(ValueError, match=r'algorithms.distillation.teachers\[0\].run: .* itself is written to'):
         check_recipe(recipe(earlier[0], overwrite=True, algorithms=distilling(earlier)))
     assert RunFolder(earlier[0]).latest_checkpoint().exists()
+
+
+def test_a_process_that_trains_again_and_again_keeps_no_model(tmp_path):
+    def models():
+        gc.collect()
+        return sum(type(thing) is ComposerClassifier for thing in gc.get_objects())
+    before = models()
+    for index in range(2):
+        train(recipe(tmp_path / str(index), max_duration='2ba'))
+    assert models() == before
