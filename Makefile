@@ -23,8 +23,9 @@ install: $(INSTALLED)  ## Make .venv and install everything into it
 quickstart: $(INSTALLED)  ## Show what distillation from an earlier run saves, on real data (3 minutes)
 	$(BIN)/python scripts/quickstart.py
 
+# Two files of tests at a time, a thread each: more threads would only wait for each other.
 test: $(INSTALLED)  ## Run the tests (part of them: make test ARGS=tests/functional)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)  ## Check style and types
 	$(BIN)/ruff check .

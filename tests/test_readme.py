@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from composer_kd import Distillation
+from composer_kd.cli import main
 from composer_kd.losses import LOSSES, make_loss
 from composer_kd.recipes import check_recipe, load_recipe
 from composer_kd.recipes.load import parse_recipe
@@ -40,7 +42,7 @@ def made(tmp_path_factory):
     bin_ = Path(sys.executable).parent
     path = f'{bin_}{os.pathsep}{os.environ["PATH"]}'
     outputs = []
-    commands, = blocks('bash')
+    commands = next(block for block in blocks('bash') if 'yamls/digits/baseline.yaml' in block)
     for command in commands.strip().splitlines():
         command = command.replace('composer-kd ', f'{sys.executable} -m composer_kd.cli ')
         command = command.replace('composer -n', f'{sys.executable} -m composer.cli.launcher -n')
@@ -113,8 +115,29 @@ def test_every_metric_that_is_logged_is_named():
 
 def test_nothing_is_left_to_fill_in_and_every_file_it_names_is_there():
     assert '@@' not in README
-    for path in re.findall(r'\]\((?!http|#)(.+?)\)', README) + re.findall(r'`((?:scripts|yamls|composer_kd)/[\w/.]+)`', README):
+    for path in re.findall(r'\]\((?!http|#)([^)#]+)', README) + re.findall(r'`((?:scripts|yamls|composer_kd)/[\w/.]+)`', README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_plan_that_it_shows():
+    command = next(line for block in blocks('bash') for line in block.splitlines() if line.startswith('composer-kd plan'))
+    result = CliRunner().invoke(main, [*command.split()[1:]])
+    assert result.exit_code == 0, result.output
+    assert 'KD overhead' in result.output
+
+
+def test_every_script_and_recipe_in_its_commands_is_there():
+    pages = [README, *(page.read_text() for page in (ROOT / 'yamls').rglob('README.md'))]
+    named = {name for page in pages for name in re.findall(r'(?<![\w/])((?:scripts|yamls)/[\w/]+\.(?:py|yaml))', page)}
+    assert len(named) > 10
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in (ROOT / 'yamls').rglob('README.md'):
+        for path in re.findall(r'\]\((?!http|#)([^)#]+)', page.read_text()):
+            assert (page.parent / path).exists(), f'{page}: {path}'
 
 
 def test_every_extra_is_one_that_composer_has():

@@ -54,8 +54,8 @@ def overlay(path: Path) -> list[str]:
         # Published weights have 1,000 outputs, whatever the data.
         classes = 1000 if 'torchvision' in str(recipe.algorithms) else 10
         changes |= {'model.num_classes': classes, 'optimizer.lr': 1e-4}
-        # The deeper teachers, and where an algorithm looks for bottlenecks, stay as they are.
-        if recipe.run_name.startswith('resnet50-m'):
+        # Teachers stay as deep as their recipes say, and so does what has to have bottlenecks.
+        if recipe.model['architecture'] == 'resnet50' and 'stochastic_depth' not in recipe.algorithms:
             changes['model.architecture'] = 'resnet18'
     elif recipe.model['name'] == 'resnet_cifar':
         changes['model.depth'] = 20

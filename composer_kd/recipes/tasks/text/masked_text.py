@@ -17,7 +17,8 @@ from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
 from composer_kd.recipes.tasks.text.collate import Collate, Item, count_samples, count_tokens, split_batch
 from composer_kd.recipes.tasks.text.masking import Masking
 
-_PUBLISHED = 'C4 English has 364,868,892 documents to train on and 364,608 to validate on, as published'
+_PUBLISHED = {True: 364_868_892, False: 364_608}
+"""Documents of C4 English to train on and to validate on."""
 
 
 def _split_name(name: str | None, train: bool) -> str:
@@ -185,4 +186,5 @@ def masked_text_shape(
     if remote is None and is_mds(folder):
         index = read_index(folder)
         return DataShape(index.samples, batch, max_seq_len, index.bytes, f'counted in {folder}')
-    return DataShape(None, batch, max_seq_len, None, f"the data is not on this machine; {_PUBLISHED}")
+    note = 'documents of C4 English, as published; the data is not on this machine'
+    return DataShape(_PUBLISHED[train], batch, max_seq_len, None, note)
