@@ -32,7 +32,9 @@ requires = [
 ]
 extras = {
     # what make test and make lint need
-    'test': ['pytest>=8', 'pytest-xdist>=3.5', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3'],
+    'test': [
+        'pytest>=8', 'pytest-xdist>=3.5', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3',
+    ],
     # teachers in object stores; each is what Composer itself needs for that store
     's3': ['boto3>=1.21'],
     'gcs': ['mosaicml[gcs]>=0.32,<0.33'],

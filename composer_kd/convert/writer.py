@@ -265,7 +265,7 @@ def write_mds(
     done = plan.samples - sum(len(plan.span(shard)) for shard in todo)
     shown = (TextColumn('{task.description:>9}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
              TextColumn('left'), TimeRemainingColumn())
-    with Progress(*shown, console=Console(stderr=True), disable=not progress) as bar:
+    with Progress(*shown, console=Console(stderr=True, quiet=not progress), disable=not progress) as bar:
         written, read = (bar.add_task(what, total=plan.samples) for what in ('written', 'read back'))
         bar.advance(written, done)
         _all(conversion.write, todo, workers, bar, written)
