@@ -79,9 +79,11 @@ def _summary(path: str, overrides: tuple[str, ...]) -> str:
     from composer_kd.distillation import Distillation
     from composer_kd.models import apply_surgery
     from composer_kd.recipes import check_recipe, load_recipe, recipe_digest
+    from composer_kd.recipes.build import look_at_data
 
     recipe = load_recipe(path, overrides)
     parts = check_recipe(recipe)
+    look_at_data(recipe)
     teachers = [
         (f'teacher {name}', told)
         for algorithm in parts.algorithms if isinstance(algorithm, Distillation)

@@ -105,5 +105,5 @@ def text(
 if __name__ == '__main__':
     try:
         main(standalone_mode=True)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError) as error:
         sys.exit(f'error: {error}')

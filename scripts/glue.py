@@ -188,6 +188,7 @@ def main(
 ) -> None:
     """Make the runs and print the table."""
     from composer_kd.recipes import load_recipe, recipe_digest
+    from composer_kd.recipes.build import check_data
 
     console, started = Console(), time.perf_counter()
     devices = devices_of(gpus, workers)
@@ -199,10 +200,17 @@ def main(
             f"--tasks: {', '.join(sorted(lost))} start from {', '.join(sorted(set(lost.values())))}, and there is no "
             f"such finished run in '{folder}'. Add mnli to --tasks.",
         )
+    if path is not None and not Path(path).is_dir():
+        raise FileNotFoundError(f"--path: there is no folder '{path}'. Give that of the GLUE download.")
     # A CPU trains in single precision, and has no memory to feel for.
     on_cpu = ['precision=null', 'device_train_microbatch_size=null'] if devices[0] == 'CPU' else []
     same = [*on_cpu, *([] if path is None else [f'train_data.path={path}']), 'progress_bar=false', *overrides]
     recipes = {job.name: load_recipe(RECIPES / job.recipe, [*job.overrides, *same]) for job in jobs}
+    for name, recipe in recipes.items():
+        try:
+            check_data(recipe)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f'{name}: {error}') from error
     done = {name for name, recipe in recipes.items() if is_finished(folder / name, recipe_digest(recipe.plain()))}
     done |= {need for job in jobs for need in job.needs if need not in recipes}
     kept = len(done & recipes.keys())
@@ -217,7 +225,8 @@ def main(
             jobs, done, devices, lambda job, device: start(job, device, folder, same, workers, progress), folder,
             progress, whole,
         )
-    lines = read_lines(folder, jobs)
+    # Only what was made as asked for: a folder may hold a run of another pre-training under the same name.
+    lines = read_lines(folder, [job for job in jobs if job.name in done])
     if lines:
         write_atomically(folder / 'glue.csv', glue_csv(lines))
         console.print(glue_table(lines))

@@ -46,6 +46,7 @@ class ImageSource:
         data = path.read_bytes()
         try:
             with Image.open(BytesIO(data)) as picture:
+                picture.load()  # a picture that was cut off shows only when it is decoded
                 if self._resize is not None and min(picture.size) > self._resize:
                     data = _smaller(picture, self._resize)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

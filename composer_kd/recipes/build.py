@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +21,10 @@ from composer_kd.recipes.extras import check_extras, make_extras, make_loggers
 from composer_kd.recipes.fits import check_fit
 from composer_kd.recipes.folder import claim_folder, recipe_digest
 from composer_kd.recipes.nodes import name_signal_files_by_node
-from composer_kd.recipes.parts import Parts, check_component, construct, make_parts
+from composer_kd.recipes.parts import Parts, check_component, construct, make_parts, told_at
 from composer_kd.recipes.resume import restore_randomness
 from composer_kd.recipes.schema import OWN, RENAMED, Recipe
-from composer_kd.recipes.tasks import DATA
+from composer_kd.recipes.tasks import DATA, SHAPES
 from composer_kd.runs import RunFolder
 
 _BUILT = {
@@ -61,6 +62,33 @@ def _split_data(spec: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any
     return name, settings, size // ranks
 
 
+def check_data(recipe: Recipe) -> None:
+    """Check names and types of the settings of all data.
+
+    Raises:
+        ValueError: For what the data would refuse, with its path in the recipe.
+        TypeError: For a value of a wrong type.
+    """
+    for where, spec in _data_specs(recipe).items():
+        name, settings, size = _split_data(spec, where)
+        train = where == 'train_data'
+        given = {'batch_size': size, 'seed': recipe.seed, 'train': train}
+        check_component(DATA.get(name, where), settings, where, given)
+
+
+def look_at_data(recipe: Recipe) -> None:
+    """Look at the data that lies on this machine from outside: splits, files and their sizes, no samples.
+
+    Raises:
+        ValueError: For what is wrong with it or with its settings, with the path in the recipe.
+        FileNotFoundError: For a file that is missing.
+    """
+    for where, spec in _data_specs(recipe).items():
+        name, settings, _ = _split_data(spec, where)
+        if name in SHAPES:
+            told_at(where, name, DATA.get(name, where), partial(SHAPES[name], where == 'train_data', **settings))
+
+
 def check_recipe(recipe: Recipe) -> Parts:
     """Check everything that needs no data and no accelerator, by building what can be built without them.
 
@@ -75,10 +103,7 @@ def check_recipe(recipe: Recipe) -> Parts:
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher.
     """
-    for where, spec in _data_specs(recipe).items():
-        name, settings, size = _split_data(spec, where)
-        given = {'batch_size': size, 'seed': recipe.seed, 'train': where == 'train_data'}
-        check_component(DATA.get(name, where), settings, where, given)
+    check_data(recipe)
     check_extras(recipe)
     return make_parts(recipe, recipe_digest(recipe.plain()))
 
@@ -160,9 +185,9 @@ def forget(trainer: Trainer) -> None:
     table of its parameters' names.
     """
     atexit.unregister(trainer.engine._close)
-    table = getattr(state_dict, '_get_fqns', None)
-    if hasattr(table, 'cache_clear'):
-        table.cache_clear()
+    clear = getattr(getattr(state_dict, '_get_fqns', None), 'cache_clear', None)
+    if clear is not None:
+        clear()
 
 
 def train(recipe: Recipe) -> RunFolder:

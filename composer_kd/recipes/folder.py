@@ -13,8 +13,16 @@ from composer_kd.recipes.schema import WITHOUT_EFFECT, Recipe
 from composer_kd.runs import RunFolder, digest
 
 
+def _without_workers(value: Any) -> Any:
+    # How many processes fetch samples changes nothing about them, and may have to change in the middle of a training.
+    if isinstance(value, Mapping):
+        return {key: _without_workers(part) for key, part in value.items() if key != 'num_workers'}
+    return value
+
+
 def recipe_digest(plain: Mapping[str, Any]) -> str:
-    """SHA-256 of what a resolved recipe trains: names, folders, tags and console settings are left out.
+    """SHA-256 of what a resolved recipe trains: names, folders, tags, console settings and
+    numbers of worker processes are left out.
 
     Args:
         plain: The recipe as plain data, as in a run folder's ``recipe.yaml``.
@@ -23,7 +31,7 @@ def recipe_digest(plain: Mapping[str, Any]) -> str:
         >>> recipe_digest({'seed': 1, 'run_name': 'a'}) == recipe_digest({'seed': 1, 'run_name': 'b'})
         True
     """
-    kept = {key: value for key, value in plain.items() if key not in WITHOUT_EFFECT}
+    kept = {key: _without_workers(value) for key, value in plain.items() if key not in WITHOUT_EFFECT}
     # A digest does not see the order of keys, and the order of algorithms is part of what they do.
     return digest({**kept, 'algorithms': list((kept.get('algorithms') or {}).items())})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,20 @@ def construct(registry: Registry[Any], name: str, settings: Mapping[str, Any], w
     """
     target = registry.get(name, where)
     check_component(target, settings, where, given)
+    return told_at(where, name, target, lambda: target(**given, **settings))
+
+
+def told_at(where: str, name: str, target: Any, make: Callable[[], Any]) -> Any:
+    """Call, and tell what is refused with its path in the recipe.
+
+    Args:
+        where: The path.
+        name: The name of what is made.
+        target: What it is made with: a message that begins with one of its parameters goes on from the path.
+        make: What to call.
+    """
     try:
-        return target(**given, **settings)
+        return make()
     except (AssertionError, AttributeError, FileNotFoundError, ImportError, LookupError, RuntimeError, TypeError,
             ValueError) as error:
         kind = next((kind for kind in (FileNotFoundError, TypeError) if isinstance(error, kind)), ValueError)

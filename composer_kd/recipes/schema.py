@@ -66,7 +66,8 @@ class StartSpec(Strict):
     def _one_of_them(self) -> StartSpec:
         if (self.run is None) == (self.checkpoint is None):
             raise ValueError(
-                f"expected run or checkpoint, got {'neither' if self.run is None else 'both'}; give one of them.",
+                'expected run or checkpoint, got neither; give one of them.' if self.run is None else
+                'expected run or checkpoint, got both; take one of them away, as in start_from.run=null.',
             )
         return self
 

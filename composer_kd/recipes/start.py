@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Collection, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def start(model: ComposerModel, recipe: Recipe) -> None:
 
     Args:
         model: The model.
-        recipe: The recipe; without ``start_from`` nothing is done.
+        recipe: The recipe; without ``start_from``, or where the run goes on from its own checkpoint, nothing is done.
 
     Raises:
         FileNotFoundError: If there is no such run or checkpoint.
@@ -55,7 +56,7 @@ def start(model: ComposerModel, recipe: Recipe) -> None:
             pattern of ``fresh`` that fits no parameter, or weights that make up less than half of the model.
     """
     spec = recipe.start_from
-    if spec is None:
+    if spec is None or _goes_on(recipe):
         return
     if dist.get_world_size() > 1:
         dist.initialize_dist(get_device(recipe.device), recipe.dist_timeout)  # ranks of a node read the file together
@@ -71,12 +72,34 @@ def start(model: ComposerModel, recipe: Recipe) -> None:
             folder = RunFolder(spec.run)
             _check_vocabulary(model, recipe, folder)
             source = str(folder.latest_checkpoint())
+            if not _finished(folder):
+                warnings.warn(
+                    f"start_from.run: the run in '{folder.path}' did not finish; its latest checkpoint is taken.",
+                    stacklevel=2,
+                )
         weights = read_weights(source)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{where}: {error}') from error
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from error
     _take(model, weights, spec, where, source)
+
+
+def _goes_on(recipe: Recipe) -> bool:
+    """Whether the run has a checkpoint of its own to go on from, which replaces all weights anyway."""
+    if not recipe.autoresume or recipe.overwrite:
+        return False
+    try:
+        return RunFolder(recipe.run_folder).latest_checkpoint().exists()
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _finished(folder: RunFolder) -> bool:
+    try:
+        return folder.read_record().status == 'finished'
+    except (FileNotFoundError, ValueError):
+        return True  # nobody knows: weights that were put there by hand have no record
 
 
 def _check_vocabulary(model: ComposerModel, recipe: Recipe, folder: RunFolder) -> None:
@@ -142,6 +165,20 @@ def _few(names: Collection[str]) -> str:
     return f'{shown}, ... ({len(names)} in all)' if len(names) > _SHOWN else shown or 'none'
 
 
+def _no_holes(
+    names: Sequence[str], taken: Collection[str], fresh: Sequence[str], where: str, source: str,
+) -> None:
+    """Refuse a model that would have drawn weights between taken ones: a head that stays fresh comes last."""
+    last = max((place for place, name in enumerate(names) if name in taken), default=0)
+    holes = [name for name in names[:last] if name not in taken and not any(_covered(name, p) for p in fresh)]
+    if holes:
+        raise ValueError(
+            f'{where}: {len(holes)} parameters in the middle of the model are not in {source}: {_few(holes)}. Another '
+            'architecture, or was that run rewritten by algorithms (blurpool, squeeze_excite) and this model not? Give '
+            'other weights, or name in start_from.fresh what is to be drawn.',
+        )
+
+
 def _take(model: ComposerModel, weights: Mapping[str, Tensor], spec: StartSpec, where: str, source: str) -> None:
     fit = _best_fit(model, weights)
     parameters = dict(model.named_parameters())
@@ -180,6 +217,7 @@ def _take(model: ComposerModel, weights: Mapping[str, Tensor], spec: StartSpec, 
             f'{where}: the model finds {counts} in {source}, less than half; {left}. Give weights of this '
             'architecture, with the same layers.',
         )
+    _no_holes(list(parameters), {fit.prefix + name for name in taken}, spec.fresh, where, source)
     with torch.no_grad():
         for name in taken:
             fit.own[name].copy_(fit.given[name])

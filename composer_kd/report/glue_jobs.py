@@ -131,7 +131,9 @@ def plan_jobs(
         for method in ('baseline', 'kd') if task in taught else ('baseline',):
             kd = method == 'kd'
             teacher = f'{task}-seed{SEEDS[0]}'
-            for seed in SEEDS[:seeds or said.seeds]:
+            count = seeds or said.seeds
+            # The teacher is a run of the first seed: a student of that seed would see its batches in the same order.
+            for seed in (SEEDS[1:count + 1] if kd else SEEDS[:count]) or SEEDS[:1]:
                 name = f"{task}{'-kd' if kd else ''}-seed{seed}"
                 needs = [*([mnli] if said.from_mnli else []), *([teacher] if kd else [])]
                 jobs.append(Job(

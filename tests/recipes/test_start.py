@@ -1,6 +1,7 @@
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -239,3 +240,28 @@ def test_two_ranks_start_from_it(tmp_path, pretrained):
     assert done.returncode == 0, done.stdout + done.stderr
     earlier, later = model_of_run(str(pretrained)), dict(model_of_run(str(tmp_path / 'later')).named_parameters())
     assert all(torch.equal(value, later[name]) for name, value in earlier.named_parameters())
+
+
+def test_a_run_that_algorithms_rewrote_would_leave_holes_and_is_refused(tmp_path):
+    said = plain(run_folder=str(tmp_path / 'blurred'), model={'name': 'digits_resnet', 'width': 8}, max_duration='2ba',
+                 algorithms={'blurpool': {'min_channels': 4}})
+    train(parse_recipe(said))
+    again = plain(run_folder=str(tmp_path / 'next'), model={'name': 'digits_resnet', 'width': 8}, start_from={'run': str(tmp_path / 'blurred')})
+    with pytest.raises(ValueError, match=r'start_from\.run: \d+ parameters in the middle of the model are not in .*blurpool'):
+        make_parts(parse_recipe(again))
+
+
+def test_an_unfinished_run_is_told_of(tmp_path):
+    train(parse_recipe(plain(run_folder=str(tmp_path / 'a'), max_duration='2ba')))
+    record = tmp_path / 'a' / 'record.json'
+    record.write_text(record.read_text().replace('"finished"', '"unfinished"'))
+    with pytest.warns(UserWarning, match='did not finish; its latest checkpoint is taken'):
+        make_parts(parse_recipe(plain(run_folder=str(tmp_path / 'b'), start_from={'run': str(tmp_path / 'a')})))
+
+
+def test_a_run_that_goes_on_needs_its_beginning_no_more(tmp_path):
+    train(parse_recipe(plain(run_folder=str(tmp_path / 'a'), max_duration='2ba')))
+    said = plain(run_folder=str(tmp_path / 'b'), max_duration='2ba', start_from={'run': str(tmp_path / 'a')})
+    train(parse_recipe(said))
+    shutil.rmtree(tmp_path / 'a')
+    make_parts(parse_recipe(said))

@@ -1,4 +1,6 @@
-"""What makes any recipe in yamls/ train for four batches on sample data: sizes and paths, and nothing else."""
+"""What makes any recipe in yamls/ train for four batches on sample data: sizes and paths, shallower networks where the
+depth is not the point, a learning rate that tiny batches of tiny pictures bear, and no worker processes.
+"""
 
 from __future__ import annotations
 

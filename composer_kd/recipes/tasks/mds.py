@@ -111,8 +111,11 @@ def mds_loader(
 ) -> DataLoader[Any]:
     """A DataLoader over MDS shards.
 
-    In training the order is that of mosaicml-streaming, which reads shards one after another, shuffled within blocks,
-    and resumes without reading what was seen. An evaluator's samples come in order, each once, whatever the ranks.
+    Shards that are all on this machine are read at random, in an order that seed and epoch alone decide. With a
+    ``remote``, with arguments in ``streaming``, or where shards are compressed, the order of training is that of
+    mosaicml-streaming, which fetches and reads shards one after another, shuffled within blocks: also the better one on
+    a disk that seeks slowly (``streaming: {shuffle_algo: py1e}``). Either resumes without reading what was seen. An
+    evaluator's samples come in order, each once, whatever the ranks.
 
     Args:
         path: The folder on this machine; the cache, where there is a ``remote``. The shards lie in ``path/split``, or

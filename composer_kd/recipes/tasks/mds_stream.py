@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from composer.utils import dist
 from streaming import StreamingDataset
+from streaming.base.format import reader_from_json
 from torch.utils.data import DataLoader
 
 from composer_kd.names import check_settings
@@ -35,6 +39,32 @@ class _Stream(StreamingDataset):
             # Saved between two epochs: streaming would begin the one that is over anew.
             state['epoch'] = self.next_epoch
         return state
+
+
+class _Local(EpochDataset[Any]):
+    # Shards that are all here need none of streaming's machinery: it keeps six files of shared memory open for every
+    # dataset that a process ever made, and its order depends on the number of machines.
+    def __init__(self, sample: Sample, folder: Path, train: bool) -> None:
+        shards = json.loads((folder / 'index.json').read_text())['shards']
+        self._shards = [reader_from_json(str(folder), None, shard) for shard in shards]
+        for shard in self._shards:
+            shard.validate(False)
+        self._ends = np.cumsum([int(shard['samples']) for shard in shards])
+        self._sample, self._train = sample, train
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, key: Key) -> Any:
+        epoch, index = key
+        place = int(np.searchsorted(self._ends, index, side='right'))
+        first = int(self._ends[place - 1]) if place else 0
+        return self._sample(self._shards[place][index - first], epoch if self._train else 0, index)
+
+
+def _all_here(folder: Path) -> bool:
+    shards = json.loads((folder / 'index.json').read_text())['shards']
+    return all((folder / shard['raw_data']['basename']).is_file() for shard in shards)
 
 
 class _InOrder(EpochDataset[Any]):
@@ -69,7 +99,12 @@ def stream_loader(
         'shuffle_seed': seed, **({'num_canonical_nodes': 1} if not train else {}), **streaming,
     }
     loader: DataLoader[Any]
-    if train:
+    folder = Path(path) / (split or '')
+    dataset: Any
+    if remote is None and not streaming and _all_here(folder):
+        dataset = _Local(sample, folder, train)
+        loader = make_loader(dataset, batch_size, seed, train, num_workers, collate_fn)
+    elif train:
         stream = _Stream(sample, **settings)
         whole = batch_size * dist.get_world_size()
         if stream.epoch_size < whole:
@@ -77,7 +112,7 @@ def stream_loader(
                 f'batch_size: an epoch has {stream.epoch_size} samples, fewer than one global batch of {whole}; make '
                 'the batch smaller or the data larger.',
             )
-        dataset: Any = stream
+        dataset = stream
         loader = DataLoader(
             stream, batch_size, num_workers=num_workers, collate_fn=collate_fn, drop_last=True,
             pin_memory=torch.cuda.is_available(), persistent_workers=num_workers > 0,

@@ -1,6 +1,7 @@
 """MDS: what is looked at before training, and samples that know their epoch, whoever asks and however often it stops."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -30,6 +31,12 @@ def sample(raw, epoch, index):
 
 def loader(path, split='train', batch_size=8, train=True, workers=0, seed=17, columns=('x',), remote=None, **settings):
     return mds_loader(str(path), remote, split, columns, sample, torch.stack, batch_size, seed, train, workers, **settings)
+
+
+def epoch(loading, number):
+    if hasattr(loading.sampler, 'set_epoch'):  # as Composer does; a streamed dataset counts by itself
+        loading.sampler.set_epoch(number)
+    return list(loading)
 
 
 def test_the_index_says_what_is_there(data):
@@ -101,29 +108,40 @@ def test_too_few_samples_for_a_batch(data):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_every_sample_once_an_epoch_and_each_knows_its_epoch(data, workers):
-    loading = loader(data, workers=workers)
-    seen = [torch.cat(list(loading)) for _ in range(3)]
-    for epoch, samples in enumerate(seen):
+@pytest.mark.parametrize('streaming', [{}, {'shuffle_algo': 'py1e'}], ids=['local', 'streamed'])
+def test_every_sample_once_an_epoch_and_each_knows_its_epoch(data, workers, streaming):
+    loading = loader(data, workers=workers, streaming=streaming)
+    seen = [torch.cat(epoch(loading, number)) for number in range(3)]
+    for number, samples in enumerate(seen):
         assert sorted(samples[:, 0].tolist()) == list(range(40))
-        assert samples[:, 1].unique().tolist() == [epoch]
+        assert samples[:, 1].unique().tolist() == [number]
         assert torch.equal(samples[:, 0], samples[:, 2])
     assert not torch.equal(seen[0][:, 0], seen[1][:, 0])
-    assert torch.equal(seen[0], torch.cat(list(loader(data))))
-    assert not torch.equal(seen[0], torch.cat(list(loader(data, seed=18))))
+    assert torch.equal(seen[0], torch.cat(list(loader(data, streaming=streaming))))
+    assert not torch.equal(seen[0], torch.cat(list(loader(data, seed=18, streaming=streaming))))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_it_resumes_in_the_middle_and_between_epochs(data, workers):
-    loading = loader(data, workers=workers)
-    first = list(loading)
+@pytest.mark.parametrize('streaming', [{}, {'shuffle_algo': 'py1e'}], ids=['local', 'streamed'])
+def test_it_resumes_in_the_middle_and_between_epochs(data, workers, streaming):
+    loading = loader(data, workers=workers, streaming=streaming)
+    first = epoch(loading, 0)
     middle, end = loading.dataset.state_dict(16, True), loading.dataset.state_dict(0, True)
-    second = list(loading)
-    for state, expected in ((middle, first[2:]), (end, second)):
-        other = loader(data, workers=workers)
+    second = epoch(loading, 1)
+    for number, state, expected in ((0, middle, first[2:]), (1, end, second)):
+        other = loader(data, workers=workers, streaming=streaming)
         other.dataset.load_state_dict(state)
-        assert torch.equal(torch.cat(list(other)), torch.cat(expected))
-    assert loading.dataset.state_dict(8, True)['epoch'] == 1
+        assert torch.equal(torch.cat(epoch(other, number)), torch.cat(expected))
+
+
+def test_local_shards_keep_no_file_open(data):
+    def files():
+        return len(os.listdir('/proc/self/fd'))
+    before = files()
+    for _ in range(3):
+        list(loader(data))
+        list(loader(data, split='val', train=False, batch_size=4))
+    assert files() <= before
 
 
 def test_evaluation_goes_through_all_in_order(data):

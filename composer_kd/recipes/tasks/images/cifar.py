@@ -190,6 +190,9 @@ def cifar(
 def cifar_shape(train: bool, path: str, split: str | None = None, classes: int = 10, **_: Any) -> DataShape:
     """See :func:`cifar`. Without the data: the published counts."""
     split = split if split is not None else 'train' if train else 'test'
+    check_keys({split: None}, SPLITS, 'split')
+    if classes not in FOLDERS:
+        raise ValueError(f'classes: expected 10 or 100, got {classes}.')
 
     def batch(count: int) -> tuple[Tensor, Tensor]:
         return torch.zeros(count, 3, SIDE, SIDE), torch.zeros(count, dtype=torch.int64)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from composer_kd.batches import POSITIONS
 from composer_kd.recipes.tasks.text.masking import IGNORED, Masking
 
 Batch = dict[str, Tensor]
@@ -112,12 +113,14 @@ def split_batch(batch: Mapping[str, Tensor], size: int | float) -> list[Batch]:
         >>> [part['masked_positions'].tolist() for part in split_batch({'labels': labels}, 2)]
         [[1], [0]]
     """
+    # Composer also cuts what is too much off a microbatch of the last batch of an evaluation, which has places already.
+    whole = {name: value for name, value in batch.items() if name != POSITIONS}
     parts: list[Batch] = [
-        dict(zip(batch, values, strict=True))
-        for values in zip(*(value.split(int(size)) for value in batch.values()), strict=True)
+        dict(zip(whole, values, strict=True))
+        for values in zip(*(value.split(int(size)) for value in whole.values()), strict=True)
     ]
     for part in parts:
-        part['masked_positions'] = (part['labels'].reshape(-1) != IGNORED).nonzero().squeeze(1)
+        part[POSITIONS] = (part['labels'].reshape(-1) != IGNORED).nonzero().squeeze(1)
     return parts
 
 

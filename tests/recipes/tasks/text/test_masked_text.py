@@ -74,7 +74,9 @@ def test_workers_do_not_change_what_is_masked(build):
 
 def test_training_masks_anew_and_evaluation_does_not(build):
     data = build(train=True, split='val')
-    first, second = (by_sample(data.dataloader) for _ in range(2))
+    first = by_sample(data.dataloader)
+    data.dataloader.sampler.set_epoch(1)  # as Composer does
+    second = by_sample(data.dataloader)
     both = first.keys() & second.keys()
     assert sum(first[text] == second[text] for text in both) < 0.02 * len(both)
     evaluation = build(seed=1)
@@ -222,3 +224,11 @@ def test_its_shape_is_known_without_reading(prose, tmp_path):
 
 def masked_text_length(prose):
     return sum(shard['samples'] for shard in json.loads((prose / 'c4/train/index.json').read_text())['shards'])
+
+
+def test_a_microbatch_can_be_cut_again_as_composer_does_at_the_end_of_an_evaluation():
+    labels = torch.tensor([[-100, 5], [6, -100], [7, 8]])
+    first, = split_batch({'input_ids': labels, 'labels': labels}, 3)
+    again = split_batch(first, 2)
+    assert [part['masked_positions'].tolist() for part in again] == [[1, 2], [0, 1]]
+    assert [len(part['labels']) for part in again] == [2, 1]
