@@ -38,7 +38,7 @@ def test_one_after_another(workshop, ranks):
     )
     third = composer(
         ranks, root, 'glue/mnli.yaml', *BERT, f'run_folder={runs}/third', f'start_from.run={runs}/second',
-        'train_data.path=data/sample/glue', 'device_train_microbatch_size=4',
+        'train_data.path=data/sample/glue', 'train_data.max_seq_len=32', 'device_train_microbatch_size=4',
         *(f'evaluators.{label}.data.batch_size=16' for label in ('matched', 'mismatched')),
     )
     records = [folder.read_record() for folder in (first, second, third)]

@@ -1,0 +1,3 @@
+from tests.yamls.overlay import workshop
+
+__all__ = ['workshop']
