@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+T = TypeVar('T')
 
 
 @click.group(context_settings={'help_option_names': ['-h', '--help']})
 @click.version_option(package_name='composer_kd')
 def main() -> None:
     """Knowledge distillation from earlier training runs, for MosaicML Composer."""
+
+
+def _or_told(run: Callable[[], T]) -> T:
+    """What a call returns; an error in what the user gave is told in one paragraph, with exit status 1."""
+    from composer_kd.recipes.errors import told_to_user
+
+    try:
+        return run()
+    except Exception as error:
+        message = told_to_user(error)
+        if message is None:
+            raise
+        click.echo(f'error: {message}', err=True)
+        sys.exit(1)
 
 
 @main.command()
@@ -25,17 +42,7 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     says, as in training. Prints what would be trained and 'valid', or one paragraph on what is wrong, with exit
     status 1.
     """
-    from composer_kd.recipes.errors import told_to_user
-
-    try:
-        summary = _summary(recipe, overrides)
-    except Exception as error:
-        message = told_to_user(error)
-        if message is None:
-            raise
-        click.echo(f'error: {message}', err=True)
-        sys.exit(1)
-    click.echo(summary)
+    click.echo(_or_told(lambda: _summary(recipe, overrides)))
     click.echo('valid')
 
 
@@ -58,16 +65,9 @@ def plan(recipe: str, overrides: tuple[str, ...], gpus: int, nodes: int, memory:
 
     from composer_kd.plan import plan_recipe, show
     from composer_kd.recipes import load_recipe
-    from composer_kd.recipes.errors import told_to_user
 
-    try:
-        planned = plan_recipe(load_recipe(recipe, overrides), gpus * nodes, memory, nodes, Path(recipe).parent)
-    except Exception as error:
-        message = told_to_user(error)
-        if message is None:
-            raise
-        click.echo(f'error: {message}', err=True)
-        sys.exit(1)
+    beside = Path(recipe).parent
+    planned = _or_told(lambda: plan_recipe(load_recipe(recipe, overrides), gpus * nodes, memory, nodes, beside))
     if as_json:
         click.echo(planned.model_dump_json(indent=2))
     else:

@@ -211,9 +211,8 @@ class Distillation(Algorithm):
         asked = [i for i in range(len(self.teachers)) if look or i in self._now.teachers]
         if not asked:
             return
-        student, labels, positions, samples = batches.rows_of(
-            state.outputs, state.batch, self._logits_key, self._target_key,
-        )
+        found = batches.rows_of(state.outputs, state.batch, self._logits_key, self._target_key)
+        student, labels, positions, samples = found
         self._sparse = positions is not None
         if look and labels is None and self._target_key is not None:
             raise ValueError(

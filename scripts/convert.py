@@ -83,6 +83,7 @@ def cifar(folder: Path, out: Path, classes: str, shard_size: str, workers: int, 
 @click.argument('out', type=FOLDER)
 @click.option('--split', default='train', show_default=True, help='Becomes OUT/SPLIT.')
 @click.option('--config', help="A data set's configuration, as 'en'.")
+@click.option('--name', help="Of the folder below OUT; by default the split's.")
 @click.option('--column', default='text', show_default=True, help='What holds the text.')
 @click.option('--documents', default='line', show_default=True, type=click.Choice(['line', 'paragraph', 'file']),
               help='What is a document in a .txt file.')
@@ -92,13 +93,13 @@ def cifar(folder: Path, out: Path, classes: str, shard_size: str, workers: int, 
 @click.option('--compression', help="As 'zstd'.")
 @shared
 def text(
-    source: str, out: Path, split: str, shard_size: str, workers: int, quiet: bool, **settings: Any,
+    source: str, out: Path, split: str, name: str | None, shard_size: str, workers: int, quiet: bool, **settings: Any,
 ) -> None:
     """Text: a data set on the Hugging Face hub, a file (.txt, .jsonl, .parquet) or a folder of files."""
     from composer_kd.convert.text import convert_text
 
-    tell(out / split, convert_text(
-        source, out, split, size_limit=shard_size, workers=workers, progress=not quiet, **settings,
+    tell(out / (name or split), convert_text(
+        source, out, split, name=name, size_limit=shard_size, workers=workers, progress=not quiet, **settings,
     ))
 
 

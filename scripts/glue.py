@@ -165,6 +165,22 @@ def start_from(source: str) -> list[str]:
     return ['start_from.run=null', f'start_from.checkpoint={source}']
 
 
+def check_beginning(run: Path, start: Sequence[str]) -> None:
+    """Refuse a finished MNLI run that others would start from and that itself started elsewhere than is asked for.
+
+    Raises:
+        ValueError: Naming both places.
+    """
+    asked = start[-1].partition('=')[2]
+    said = RunFolder(run).read_recipe().get('start_from') or {}
+    found = said.get('run') or said.get('checkpoint')
+    if found != asked:
+        raise ValueError(
+            f"--from: '{run}', from which tasks would start, itself started from {found!r}, and {asked!r} is asked "
+            'for. Give that one, or add mnli to --tasks and take another --folder.',
+        )
+
+
 def interrupt(*_: Any) -> None:
     """What a signal does: the runs are stopped on the way out."""
     raise KeyboardInterrupt
@@ -212,7 +228,9 @@ def main(
         except (ValueError, TypeError) as error:
             raise ValueError(f'{name}: {error}') from error
     done = {name for name, recipe in recipes.items() if is_finished(folder / name, recipe_digest(recipe.plain()))}
-    done |= {need for job in jobs for need in job.needs if need not in recipes}
+    for need in {need for job in jobs for need in job.needs if need not in recipes}:
+        check_beginning(folder / need, start_from(source))
+        done.add(need)
     kept = len(done & recipes.keys())
     console.print(f"{len(jobs)} runs, {kept} of them finished already, on {', '.join(devices)}.", highlight=False)
 

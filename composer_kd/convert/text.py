@@ -125,6 +125,7 @@ def convert_text(
     out: Path,
     split: str = 'train',
     *,
+    name: str | None = None,
     config: str | None = None,
     column: str = 'text',
     documents: str = 'line',
@@ -136,7 +137,7 @@ def convert_text(
     workers: int = 4,
     progress: bool = True,
 ) -> MdsIndex:
-    """Convert documents to MDS shards in ``out/split``, for the data ``masked_text``.
+    """Convert documents to MDS shards in ``out/split`` (or ``out/name``), for the data ``masked_text``.
 
     It may be stopped at any time: the same call goes on where it was. A folder that is finished is recognised and left
     as it is.
@@ -146,6 +147,7 @@ def convert_text(
             with ``.gz``), or a folder of files, in a folder ``split`` below it or in itself.
         out: Where the folder ``split`` is written.
         split: Which split.
+        name: Of the folder below ``out``, where it is not the split's: the hub's ``validation`` is our ``val``.
         config: The data set's configuration (``'en'``).
         column: What holds the text; not used for ``.txt``.
         documents: What is a document in a ``.txt`` file: each ``'line'``, each ``'paragraph'`` or the whole ``'file'``.
@@ -182,7 +184,7 @@ def convert_text(
         words = load_tokenizer(tokenizer)
         packer = Packer(words, seq_len, concat)
         tokens = {'vocabulary': vocabulary_digest(words), 'seq_len': seq_len, 'concat': concat}
-    to = Path(out) / split
+    to = Path(out) / (split if name is None else name)
     said = {**found.said, **tokens, 'compression': compression, 'size_limit': size_limit}
     conversion = _Conversion(found, packer, to, said)
     conversion.claim()

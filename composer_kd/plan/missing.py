@@ -10,8 +10,9 @@ from composer_kd.models.tokenizers import load_tokenizer, vocabulary_digest
 from composer_kd.plan.building import WHERE, Built
 from composer_kd.plan.neighbours import Neighbours
 from composer_kd.plan.reading import Source
-from composer_kd.plan.result import Level, Problem, problem
-from composer_kd.recipes import Recipe, recipe_digest
+from composer_kd.plan.result import Problem, problem
+from composer_kd.recipes import Recipe
+from composer_kd.recipes.folder import refusal
 from composer_kd.runs import RunFolder
 
 
@@ -92,7 +93,6 @@ def of_folders(recipe: Recipe, neighbours: Neighbours) -> Iterator[Problem]:
         yield problem('warning', 'load_path', f"there is nothing at '{begin}' on this machine. Put it there.")
     if not folder.path.exists():
         return
-    taken = 'Choose another run_name, or remove that run with overwrite=true.'
     if not folder.path.is_dir():
         yield problem('error', 'run_folder', f"'{folder.path}' is a file; give the path of a folder.")
     elif not folder.recipe_path.exists():
@@ -100,21 +100,12 @@ def of_folders(recipe: Recipe, neighbours: Neighbours) -> Iterator[Problem]:
             told = f"'{folder.path}' is not empty and holds no run. Choose another run_folder."
             yield problem('error', 'run_folder', told)
     elif folder.record_path.exists():
-        level: Level = 'warning' if recipe.overwrite else 'error'
-        taken = 'overwrite=true removes it.' if recipe.overwrite else taken
-        try:
-            other = recipe_digest(folder.read_recipe()) != recipe_digest(recipe.plain())
-            finished = folder.read_record().status == 'finished'
-        except ValueError as error:
-            yield problem(level, 'run_folder', f'{error} {taken}')
-            return
-        if other:
-            yield problem(level, 'run_folder', f"'{folder.path}' holds the run of another recipe. {taken}")
-        elif finished:
-            yield problem(level, 'run_folder', f"'{folder.path}' holds this run, finished. {taken}")
-        elif not recipe.autoresume:
-            told = f"'{folder.path}' holds this run, unfinished, and autoresume is false. {taken}"
-            yield problem(level, 'run_folder', told)
-        else:
+        refused = refusal(folder, recipe)
+        if refused is None:
             told = f"'{folder.path}' holds this run, unfinished: it will be gone on with."
             yield problem('note', 'run_folder', told)
+        elif recipe.overwrite:
+            yield problem('warning', 'run_folder', f'{refused} overwrite=true removes it.')
+        else:
+            told = f'{refused} Choose another run_name, or remove that run with overwrite=true.'
+            yield problem('error', 'run_folder', told)

@@ -69,7 +69,7 @@ def _claim(recipe: Recipe) -> int:
         raise ValueError(f"run_folder: '{folder.path}' is a file; give the path of a folder.")
     start = 1
     if folder.recipe_path.exists():
-        refused = _refusal(folder, recipe)
+        refused = refusal(folder, recipe)
         if refused is None:
             start = 1 + max((int(found[1]) for found in map(_START.match, _names(folder)) if found), default=0)
         elif not recipe.overwrite:
@@ -92,8 +92,8 @@ def _names(folder: RunFolder) -> list[str]:
     return [path.name for path in folder.logs.iterdir()] if folder.logs.is_dir() else []
 
 
-def _refusal(folder: RunFolder, recipe: Recipe) -> str | None:
-    """Why the run in the folder cannot be gone on with; ``None`` if it can."""
+def refusal(folder: RunFolder, recipe: Recipe) -> str | None:
+    """Why the run in the folder cannot be gone on with by this recipe; ``None`` if it can. Nothing is touched."""
     plain = recipe.plain()
     if not folder.record_path.exists() and not (folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir())):
         return None  # a start that failed before the first step left nothing to lose
@@ -103,7 +103,8 @@ def _refusal(folder: RunFolder, recipe: Recipe) -> str | None:
     except ValueError as error:
         return str(error)
     if recipe_digest(earlier) != recipe_digest(plain):
-        return f"'{folder.path}' holds the run of another recipe: {_difference(earlier, plain)}."
+        what = _difference(_without_workers(earlier), _without_workers(plain))
+        return f"'{folder.path}' holds the run of another recipe: {what}."
     if finished:
         return f"'{folder.path}' holds this run, finished."
     if not recipe.autoresume:

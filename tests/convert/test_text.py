@@ -61,6 +61,12 @@ def test_every_document_once_and_in_order(source, tmp_path):
     assert (index.samples, index.columns) == (23, {'text': 'str'})
 
 
+def test_the_folder_may_have_another_name_than_the_split(source, tmp_path):
+    convert(source, tmp_path / 'out', name='val')
+    assert read(tmp_path / 'out' / 'val') == DOCUMENTS
+    assert not (tmp_path / 'out' / 'train').exists()
+
+
 def test_a_conversion_that_was_stopped_goes_on(source, tmp_path, monkeypatch):
     made = []
     really = module.write_mds

@@ -89,3 +89,9 @@ def test_the_digest_sees_what_is_trained_and_nothing_else():
     assert recipe_digest(one) == recipe_digest({**one, 'run_name': 'b', 'tags': {'a': 'b'}, 'run_folder': 'x'})
     assert recipe_digest(one) != recipe_digest({**one, 'seed': 5})
     assert recipe_digest(one) != recipe_digest({**one, 'algorithms': {'sam': {}, 'ema': {}}}), 'order matters'
+
+
+def test_the_number_of_workers_may_change_while_a_run_goes_on(tmp_path):
+    one, other = (recipe(tmp_path, train_data={**plain()['train_data'], 'num_workers': workers}) for workers in (0, 2))
+    assert recipe_digest(one.plain()) == recipe_digest(other.plain())
+    assert recipe_digest(one.plain()) != recipe_digest({**one.plain(), 'seed': 99})

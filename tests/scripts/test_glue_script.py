@@ -162,12 +162,29 @@ def test_what_cannot_be_run_is_told_before_anything_is(sample, tmp_path):
     assert "Did you mean 'optimizer'" in told('--tasks', 'cola', 'optimzer=1')
 
 
+def test_an_mnli_run_that_began_elsewhere_is_not_started_from(tmp_path):
+    folder = RunFolder(tmp_path / 'mnli-seed19')
+    folder.write_recipe({'start_from': {'run': 'runs/other'}})
+    script.check_beginning(folder.path, ['start_from.run=runs/other'])
+    with pytest.raises(ValueError, match="itself started from 'runs/other', and 'runs/bert-base' is asked for"):
+        script.check_beginning(folder.path, ['start_from.run=runs/bert-base'])
+
+
+def test_bad_settings_and_paths_are_told_before_anything_starts(sample, tmp_path):
+    given = arguments(sample, tmp_path / 'runs', '--tasks', 'cola')
+    wrong = CliRunner().invoke(script.main, [*given, 'train_data.numworkers=3'])
+    assert "cola-seed19: train_data: unknown key 'numworkers'. Did you mean 'num_workers'" in str(wrong.exception)
+    given[given.index('--path') + 1] = 'no/such'
+    assert "--path: there is no folder 'no/such'" in str(CliRunner().invoke(script.main, given).exception)
+    assert not (tmp_path / 'runs').exists()
+
+
 @pytest.mark.slow
 def test_two_real_tasks_and_again(sample, tmp_path):
     given = arguments(sample, tmp_path / 'runs', '--tasks', 'cola,stsb')
     # as if the MNLI run were there: what stsb starts from is another checkpoint of that shape
     folder = RunFolder(tmp_path / 'runs' / 'mnli-seed19')
-    folder.write_recipe({'model': {'name': 'bert_classifier', **SIZES, 'num_labels': 3}})
+    folder.write_recipe({'model': {'name': 'bert_classifier', **SIZES, 'num_labels': 3}, 'start_from': {'checkpoint': str(sample / 'start.pt')}})
     folder.checkpoints.mkdir()
     torch.save({'state': {'model': build_model(folder.read_recipe()['model']).state_dict()}}, folder.checkpoints / 'ep3-ba9-rank0.pt')
     folder.write_record(script.Record(run_name='mnli', started_at='', updated_at='', status='finished'))

@@ -55,3 +55,8 @@ def test_a_truncated_shard(refused, workshop, tmp_path):
     told = refused('bert/base.yaml', f'train_data.path={tmp_path / "c4"}')
     assert told.startswith('train_data.path: a shard is truncated')
     assert shard.name in told
+
+
+def test_sentences_longer_than_the_model_has_places_for(refused):
+    told = refused('glue/sst2.yaml', 'train_data.max_seq_len=80', 'start_from=null')
+    assert told.startswith('train_data.max_seq_len: 80 tokens, and the model has places for 64')

@@ -31,15 +31,16 @@ class Sentences(EpochDataset[Sample]):
         samples: The sentences of each sample, and the labels.
         classes: Number of classes; 0 where the labels are scores.
         vocabulary: Digest of the tokenizer's words.
+        max_seq_len: Tokens of the longest sample.
 
     Attributes:
         num_classes: Number of classes; ``None`` where the labels are scores.
     """
 
-    def __init__(self, samples: Samples, classes: int, vocabulary: str) -> None:
+    def __init__(self, samples: Samples, classes: int, vocabulary: str, max_seq_len: int) -> None:
         self.sentences, self.labels = samples
         self.num_classes = classes or None
-        self.vocabulary = vocabulary
+        self.vocabulary, self.max_seq_len = vocabulary, max_seq_len
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -141,7 +142,7 @@ def glue(
     samples = read_hub(task, said, split, saved) if folder is None or saved is not None else read_file(
         find_file(folder, said, split), said, split,
     )
-    dataset = Sentences(samples, len(said.classes), vocabulary_digest(words))
+    dataset = Sentences(samples, len(said.classes), vocabulary_digest(words), max_seq_len)
     collate = _Tokenize(words, max_seq_len, len(said.classes))
     return DataSpec(make_loader(dataset, batch_size, seed, train, num_workers, collate), split_batch=_split)
 
