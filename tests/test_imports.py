@@ -68,5 +68,7 @@ def test_imports_only_from_above(path):
 def test_files_stay_readable(path):
     assert len(path.read_text().splitlines()) <= 320, 'a file this long is asking to be split'
     if path.name == '__init__.py':
-        kinds = {type(node).__name__ for node in ast.parse(path.read_text()).body}
-        assert kinds <= {'Expr', 'Import', 'ImportFrom', 'Assign', 'AnnAssign'}, '__init__.py only re-exports'
+        body = ast.parse(path.read_text()).body
+        lazy = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == '__getattr__']
+        allowed = {'Expr', 'Import', 'ImportFrom', 'Assign', 'AnnAssign', *(['If'] if lazy else [])}
+        assert {type(node).__name__ for node in body if node not in lazy} <= allowed, '__init__.py only re-exports'

@@ -109,6 +109,33 @@ def test_digest_refuses_objects():
 
 # --- the record ---
 
+VERSION_1 = """
+{"version": 1, "status": "finished", "run_name": "old", "recipe_digest": null, "tags": {"method": "baseline"},
+ "seed": 17, "packages": {"python": "3.11.7", "composer_kd": "0.1.0"},
+ "hardware": {"platform": "Linux x86_64", "cpu": "a", "cpu_cores": 2, "memory_gib": 8.0, "gpu": null, "gpu_count": 0},
+ "world_size": 1, "started_at": "2024-01-01T00:00:00Z", "updated_at": "2024-01-01T00:01:00Z", "max_duration": "2ep",
+ "batches": 8, "epochs": 2, "samples": 64, "tokens": 0, "train_seconds": 3.5, "wall_seconds": 4.5,
+ "kd": {"active_batches": 8, "kd_seconds": 1.0, "teacher_seconds": 0.8, "loss_seconds": 0.2, "load_seconds": 0.1,
+        "overhead": 0.4},
+ "flops": {"student_forward_per_sample": 10.0, "teacher_forward_per_sample": {"last": 10.0}, "total": 2560.0,
+           "method": "counted"},
+ "teachers": [{"name": "last", "origin": "run: runs/last", "digest": null, "weight": 1.0, "batches": 8, "samples": 64}],
+ "evaluations": [{"batch": 8, "epoch": 2, "sample": 64, "token": 0, "train_seconds": 3.5, "kd_seconds": 1.0,
+                  "flops": null, "metrics": {"test": {"MulticlassAccuracy": 0.5, "CrossEntropy": "NaN"}}}],
+ "checkpoint": "ep2-ba8-rank0.pt"}
+"""
+
+
+def test_records_of_version_1_are_read(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.record_path.write_text(VERSION_1)
+    record = folder.read_record()
+    assert (record.version, record.data_seconds, record.train_seconds) == (1, None, 3.5)
+    assert record.teachers[0].name == 'last'
+    assert math.isnan(record.evaluations[0].metrics['test']['CrossEntropy'])
+    assert make_record().version == 2
+
+
 def test_values_that_are_not_finite_survive(tmp_path):
     metrics = {'eval': {'nan': math.nan, 'inf': math.inf, 'minus': -math.inf, 'fine': 0.5}}
     folder = RunFolder(tmp_path)

@@ -30,9 +30,16 @@ class RunRecorder(Callback):
     reached the ``max_duration`` it was started with). A resumed run continues its record: evaluations up to the batch
     it resumes from are kept, later ones belong to work that was lost.
 
-    Events: ``FIT_START``, ``BEFORE_FORWARD`` (once), ``BATCH_START``, ``BATCH_END``, ``EVAL_END``, ``EVAL_AFTER_ALL``,
-    ``EVAL_STANDALONE_END``, ``FIT_END``, close. State touched: none; the weights of a recorded run are bit for bit
-    those of an unrecorded one. Checkpoint: nothing; the record on disk is what a resumed run continues.
+    Events: ``FIT_START``, ``BEFORE_DATALOADER``, ``AFTER_DATALOADER``, ``BEFORE_FORWARD`` (once), ``BATCH_START``,
+    ``BATCH_END``, ``EVAL_END``, ``EVAL_AFTER_ALL``, ``EVAL_STANDALONE_END``, ``FIT_END``, close. State touched: none;
+    the weights of a recorded run are bit for bit those of an unrecorded one. Checkpoint: ``data_seconds``, which so
+    leaves out work that was lost, as Composer's own clock does; all else a resumed run takes from the record on disk.
+
+    ``data_seconds`` is the time on the host's clock between ``BEFORE_DATALOADER`` and ``AFTER_DATALOADER``, which
+    Composer runs around every batch that it fetches and trains on; the device is not waited for. What lies between
+    them counts: the wait for the slowest rank's batch, transforms of whole batches, and algorithms such as CutOut that
+    change whole batches. What a resumed run fetches again to get to where it was does not count, nor does starting
+    worker processes.
 
     One forward of two samples on the first batch counts FLOPs, of the student and, through
     ``Distillation.teacher_flops``, of each teacher. It runs on every rank, as a sharded model needs. If it fails,
@@ -86,11 +93,24 @@ class RunRecorder(Callback):
         self._wall_before = 0.0
         self._written = -math.inf
         self._checkpoint_batch: Any = None
+        # Unknown until training starts at its beginning, or a checkpoint says it.
+        self._data_seconds: float | None = None
+        self._asked = self._waited = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of what a checkpoint keeps, what the record on disk cannot say as of that checkpoint."""
+        return {'data_seconds': self._data_seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting from a checkpoint; one of an earlier version does not say."""
+        self._data_seconds = state.get('data_seconds')
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Begin the record, or continue the one on disk."""
         self._started, self._fitting = time.monotonic(), True
         self._max_duration = state.max_duration
+        if int(state.timestamp.batch) == 0:
+            self._data_seconds = 0.0
         # Asked on every rank, since a sharded model needs them all.
         self._count_flops = True
         if dist.get_global_rank() != 0:
@@ -117,6 +137,14 @@ class RunRecorder(Callback):
             self.record.evaluations = [e for e in before.evaluations if e.batch <= int(state.timestamp.batch)]
         self._write(state, must=True)
 
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        """A batch is asked for."""
+        self._asked = time.monotonic()
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        """It is there."""
+        self._waited = time.monotonic() - self._asked
+
     def before_forward(self, state: State, logger: Logger) -> None:
         """Count FLOPs, once: here the batch is on the device and looks as the model will see it."""
         if self._count_flops:
@@ -131,7 +159,9 @@ class RunRecorder(Callback):
             self._write(state)
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Write every ``interval`` seconds."""
+        """Count the wait for this batch, as Composer's clock does now; write every ``interval`` seconds."""
+        if self._data_seconds is not None:
+            self._data_seconds += self._waited
         if self.record is not None and time.monotonic() - self._written >= self.interval:
             self._write(state)
 
@@ -224,6 +254,7 @@ class RunRecorder(Callback):
         record.samples, record.tokens = int(clock.sample), int(clock.token)
         # Composer stops this clock during evaluation and restores it when a run resumes.
         record.train_seconds = clock.total_wct.total_seconds() if clock.total_wct is not None else 0.0
+        record.data_seconds = self._data_seconds
         if self._fitting:
             record.wall_seconds = self._wall_before + time.monotonic() - self._started
         distillation = find_distillation(state)

@@ -12,7 +12,7 @@ from composer_kd.plan.neighbours import Neighbours
 from composer_kd.plan.reading import Source
 from composer_kd.plan.result import Problem, problem
 from composer_kd.recipes import Recipe
-from composer_kd.recipes.folder import refusal
+from composer_kd.recipes.folder import holds_nothing, refusal
 from composer_kd.runs import RunFolder
 
 
@@ -96,7 +96,7 @@ def of_folders(recipe: Recipe, neighbours: Neighbours) -> Iterator[Problem]:
     if not folder.path.is_dir():
         yield problem('error', 'run_folder', f"'{folder.path}' is a file; give the path of a folder.")
     elif not folder.recipe_path.exists():
-        if any(folder.path.iterdir()):
+        if not holds_nothing(folder):
             told = f"'{folder.path}' is not empty and holds no run. Choose another run_folder."
             yield problem('error', 'run_folder', told)
     elif folder.record_path.exists():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from composer import Trainer
+from composer import Callback, Trainer
 from composer.core import Evaluator
 from composer.models import ComposerModel
 from composer.utils import dist, get_device
@@ -19,7 +19,7 @@ from composer_kd.names import split_named
 from composer_kd.recipes.errors import is_ours
 from composer_kd.recipes.extras import check_extras, make_extras, make_loggers
 from composer_kd.recipes.fits import check_fit
-from composer_kd.recipes.folder import claim_folder, recipe_digest
+from composer_kd.recipes.folder import ReleaseFolder, claim_folder, recipe_digest
 from composer_kd.recipes.nodes import name_signal_files_by_node
 from composer_kd.recipes.parts import Parts, check_component, construct, make_parts, told_at
 from composer_kd.recipes.resume import restore_randomness
@@ -130,20 +130,22 @@ def _build_data(recipe: Recipe, model: ComposerModel) -> tuple[Any, list[Evaluat
     return built['train_data'], evaluators
 
 
-def build_trainer(recipe: Recipe) -> Trainer:
+def build_trainer(recipe: Recipe, callbacks: Sequence[Callback] = ()) -> Trainer:
     """Check a recipe, make its run folder this run's own, and build the Trainer.
 
-    An unfinished run of the same recipe in that folder is resumed by ``fit()``.
+    An unfinished run of the same recipe in that folder is resumed by ``fit()``. The folder is locked for other
+    processes until the trainer is closed or this process ends.
 
     Args:
         recipe: The recipe.
+        callbacks: Further ones, run after the recipe's own; they are no part of the recipe.
 
     Returns:
         The Trainer, ready for ``fit()``.
 
     Raises:
         ValueError: For what :func:`check_recipe` refuses, a batch that the ranks cannot share evenly, data that cannot
-            be built, or a run folder that is another run's.
+            be built, or a run folder that is another run's or in another process's hands.
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher.
     """
@@ -153,18 +155,34 @@ def build_trainer(recipe: Recipe) -> Trainer:
         name_signal_files_by_node()
         dist.initialize_dist(get_device(recipe.device), recipe.dist_timeout)
     train_data, evaluators = _build_data(recipe, parts.model)
-    start = claim_folder(recipe)
+    start, lock = claim_folder(recipe)
+    try:
+        trainer = _make_trainer(recipe, start, parts, callbacks, train_data, evaluators)
+        restore_randomness(trainer)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+    # Not among those the Trainer is made with: a checkpoint of a version that had no such callback would lack it.
+    trainer.state.callbacks.append(ReleaseFolder(lock))
+    return trainer
+
+
+def _make_trainer(
+    recipe: Recipe, start: int, parts: Parts, callbacks: Sequence[Callback], train_data: Any,
+    evaluators: Sequence[Evaluator],
+) -> Trainer:
     plain = {name: getattr(recipe, name) for name in Recipe.model_fields if name not in _BUILT}
     arguments = {**make_extras(recipe), **plain}
     try:
-        trainer = Trainer(
+        return Trainer(
             model=parts.model,
             train_dataloader=train_data,
             optimizers=parts.optimizer,
             schedulers=parts.schedulers or None,
             eval_dataloader=evaluators or None,
             algorithms=parts.algorithms,
-            callbacks=parts.callbacks,
+            callbacks=[*parts.callbacks, *callbacks],
             loggers=make_loggers(recipe, start),
             save_folder=recipe.save_folder or str(RunFolder(recipe.run_folder).checkpoints),
             **arguments,
@@ -174,8 +192,6 @@ def build_trainer(recipe: Recipe) -> Trainer:
             raise
         told = ' '.join(str(error).split())
         raise ValueError(f'Composer refused to set this training up: {type(error).__name__}: {told}') from error
-    restore_randomness(trainer)
-    return trainer
 
 
 def forget(trainer: Trainer) -> None:
@@ -190,11 +206,12 @@ def forget(trainer: Trainer) -> None:
         clear()
 
 
-def train(recipe: Recipe) -> RunFolder:
+def train(recipe: Recipe, callbacks: Sequence[Callback] = ()) -> RunFolder:
     """Train as the recipe says.
 
     Args:
         recipe: The recipe.
+        callbacks: Further ones, run after the recipe's own; they are no part of the recipe.
 
     Returns:
         The run folder, with the record of the finished run.
@@ -204,7 +221,7 @@ def train(recipe: Recipe) -> RunFolder:
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher.
     """
-    trainer = build_trainer(recipe)
+    trainer = build_trainer(recipe, callbacks)
     try:
         trainer.fit()
     finally:

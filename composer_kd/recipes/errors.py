@@ -26,32 +26,33 @@ def dotted(path: Sequence[str | int]) -> str:
     return ''.join(f'[{part}]' if isinstance(part, int) else f'.{part}' for part in path).removeprefix('.')
 
 
-def _told(error: Any) -> str:
+def _told(error: Any, what: str) -> str:
     path = dotted([part for part in error['loc'] if part != '[key]'])
     if error['type'] == 'value_error':
         told = str(error['ctx']['error'])
         # A validator of a nested mapping begins with a dot or a bracket where its own path goes on.
-        return f'{path}{told}'.removeprefix('.') if told.startswith(('.', '[')) else f"{path or 'recipe'}: {told}"
+        return f'{path}{told}'.removeprefix('.') if told.startswith(('.', '[')) else f"{path or what}: {told}"
     expected = _EXPECTED.get(error['type'])
     came = error['input']
     problem = f'expected {expected}' if expected else error['msg'][:1].lower() + error['msg'][1:]
     return f"{path}: {problem}, got {type(came).__name__}: {came!r}."
 
 
-def in_one_paragraph(error: ValidationError) -> str:
+def in_one_paragraph(error: ValidationError, what: str = 'recipe') -> str:
     """What a recipe has wrong: where, what was expected, what came.
 
     Args:
         error: Of one of the schema's models.
+        what: What it is that has it wrong, where it is no recipe.
 
     Returns:
         The first few faults, and how many more there are.
     """
     errors = error.errors(include_url=False)
-    faults = [_told(fault) for fault in errors if fault['type'] != 'missing']
+    faults = [_told(fault, what) for fault in errors if fault['type'] != 'missing']
     missing = [dotted(fault['loc']) for fault in errors if fault['type'] == 'missing']
     if missing:
-        faults.append(f"missing: {', '.join(missing)}. Add to the recipe, or give on the command line as key=value.")
+        faults.append(f"missing: {', '.join(missing)}. Add to the {what}, or give on the command line as key=value.")
     more = len(faults) - _SHOWN
     return ' '.join([*faults[:_SHOWN], *([f'And {more} more.'] if more > 0 else [])])
 

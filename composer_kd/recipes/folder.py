@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from composer.core import Callback, State
+from composer.loggers import Logger
 from composer.utils import dist
 
 from composer_kd.recipes.schema import WITHOUT_EFFECT, Recipe
 from composer_kd.runs import RunFolder, digest
+from composer_kd.runs.lock import LOCK_NAME, FolderLock
 
 
 def _without_workers(value: Any) -> Any:
@@ -36,53 +39,97 @@ def recipe_digest(plain: Mapping[str, Any]) -> str:
     return digest({**kept, 'algorithms': list((kept.get('algorithms') or {}).items())})
 
 
-def claim_folder(recipe: Recipe) -> int:
+class ReleaseFolder(Callback):
+    """Lets the run folder go once all other callbacks are closed.
+
+    Events: close. State touched: none. Checkpoint: nothing.
+
+    Args:
+        lock: What is let go; ``None`` on ranks that hold nothing.
+    """
+
+    def __init__(self, lock: FolderLock | None) -> None:
+        self._lock = lock
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Nothing yet: what others write as they close is still the run's."""
+
+    def post_close(self) -> None:
+        """Let it go."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+def claim_folder(recipe: Recipe) -> tuple[int, FolderLock | None]:
     """Make the run folder this run's own and write ``recipe.yaml``; rank zero acts and all ranks learn of it.
+
+    Until the lock is let go, no other process gets the folder.
 
     An unfinished run of the same recipe is resumed (with ``autoresume``, the default), with ``overwrite: true`` as
     well: a run that is restarted after a crash keeps its checkpoints. Of a folder that is overwritten only what a
     run writes is removed.
 
     Returns:
-        How many times the run was started, this time included.
+        How many times the run was started, this time included; and, on rank zero, the lock on the folder.
 
     Raises:
         ValueError: If the folder holds a finished run or that of another recipe and ``overwrite`` is not set, or holds
-            anything but a run.
+            anything but a run, or another process is training in it.
     """
     answer: list[Any] = [None]
+    lock = None
     if dist.get_global_rank() == 0:
         try:
-            answer = [_claim(recipe)]
+            start, lock = _claim(recipe)
+            answer = [start]
         except (OSError, ValueError) as error:
             # The other ranks wait below: they have to hear of it.
             answer = [error]
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], Exception):
         raise answer[0]
-    return int(answer[0])
+    return int(answer[0]), lock
 
 
-def _claim(recipe: Recipe) -> int:
+def _claim(recipe: Recipe) -> tuple[int, FolderLock]:
     folder = RunFolder(recipe.run_folder)
+    _start(folder, recipe)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder.path)
+    try:
+        # Once more: whoever had the folder until now may have finished the run.
+        start = _start(folder, recipe)
+        if start is None:
+            _empty(folder)
+        folder.write_recipe(recipe.plain())
+    except BaseException:
+        lock.release()
+        raise
+    return start or 1, lock
+
+
+def _start(folder: RunFolder, recipe: Recipe) -> int | None:
+    """The number of this start; ``None`` if another run is to be removed first."""
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"run_folder: '{folder.path}' is a file; give the path of a folder.")
-    start = 1
     if folder.recipe_path.exists():
         refused = refusal(folder, recipe)
         if refused is None:
-            start = 1 + max((int(found[1]) for found in map(_START.match, _names(folder)) if found), default=0)
-        elif not recipe.overwrite:
+            return 1 + max((int(found[1]) for found in map(_START.match, _names(folder)) if found), default=0)
+        if not recipe.overwrite:
             raise ValueError(f'run_folder: {refused} Choose another run_name, or remove that run with overwrite=true.')
-        else:
-            _empty(folder)
-    elif folder.path.exists() and any(folder.path.iterdir()):
+        return None
+    if not holds_nothing(folder):
         raise ValueError(
             f"run_folder: '{folder.path}' is not empty and holds no recipe.yaml, so it is no run's. Choose another "
             'run_folder; nothing there was touched.',
         )
-    folder.write_recipe(recipe.plain())
-    return start
+    return 1
+
+
+def holds_nothing(folder: RunFolder) -> bool:
+    """Whether a run folder is missing or empty, but for the lock of a training that was killed."""
+    return not folder.path.exists() or all(path.name == LOCK_NAME for path in folder.path.iterdir())
 
 
 _START = re.compile(r'start(\d+)-')

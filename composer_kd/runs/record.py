@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
-"""Version of the record that this package writes; it reads this one and older ones."""
+SCHEMA_VERSION = 2
+"""Version of the record that this package writes; it reads this one and older ones. 2 added ``data_seconds``."""
 
 
 class _Part(BaseModel):
@@ -120,6 +120,10 @@ class Record(_Part):
     tokens: int = Field(default=0, description='Tokens trained on, over all ranks; 0 where the data has none.')
     train_seconds: float = Field(
         default=0.0, description='Training seconds on Composer\'s clock: with data loading and KD, without evaluation.',
+    )
+    data_seconds: float | None = Field(
+        default=None,
+        description='Of these, seconds rank zero waited for the next batch; null where part of it is unknown.',
     )
     wall_seconds: float = Field(
         default=0.0,

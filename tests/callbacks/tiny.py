@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -21,6 +22,18 @@ def data(seed: int, samples: int = BATCH * BATCHES) -> DataLoader:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(samples, WIDTH, generator=generator)
     return DataLoader(TensorDataset(x, (x[:, :CLASSES] * 2).argmax(-1)), batch_size=BATCH)
+
+
+class Slow(TensorDataset):
+    """Takes its time over every batch."""
+
+    def __init__(self, seconds: float, batches: int = BATCHES) -> None:
+        super().__init__(*data(0, BATCH * batches).dataset.tensors)
+        self.seconds = seconds
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        time.sleep(self.seconds)
+        return [self[index] for index in indices]
 
 
 def classifier(seed: int = 0) -> ComposerClassifier:

@@ -10,12 +10,18 @@ from tests.recipes.tiny import plain, recipe
 def claimed(tmp_path):
     """A folder with a run of the tiny recipe in it."""
     folder = RunFolder(tmp_path / 'a')
-    claim_folder(recipe(folder.path))
+    claim(recipe(folder.path))
     folder.checkpoints.mkdir()
     (folder.checkpoints / 'ep1-ba6-rank0.pt').write_text('weights')
     folder.logs.mkdir()
     (folder.path / 'notes.txt').write_text('mine')
     return folder
+
+
+def claim(recipe):
+    start, lock = claim_folder(recipe)
+    lock.release()
+    return start
 
 
 def finish(folder, status='finished'):
@@ -27,17 +33,17 @@ def kept(folder):
 
 
 def test_a_new_folder_gets_the_resolved_recipe(tmp_path):
-    assert claim_folder(recipe(tmp_path / 'b' / 'c')) == 1
+    assert claim(recipe(tmp_path / 'b' / 'c')) == 1
     assert RunFolder(tmp_path / 'b' / 'c').read_recipe() == plain(run_folder=str(tmp_path / 'b' / 'c'), seed=17)
     (tmp_path / 'empty').mkdir()
-    assert claim_folder(recipe(tmp_path / 'empty')) == 1
+    assert claim(recipe(tmp_path / 'empty')) == 1
 
 
 def test_an_unfinished_run_of_the_same_recipe_goes_on(claimed):
     (claimed.logs / 'start1-rank0.txt').touch()
     finish(claimed, 'unfinished')
-    assert claim_folder(recipe(claimed.path)) == 2
-    assert claim_folder(recipe(claimed.path, overwrite=True, run_name='other', progress_bar=True)) == 2
+    assert claim(recipe(claimed.path)) == 2
+    assert claim(recipe(claimed.path, overwrite=True, run_name='other', progress_bar=True)) == 2
     assert kept(claimed)
 
 
@@ -49,9 +55,9 @@ def test_an_unfinished_run_of_the_same_recipe_goes_on(claimed):
 ])
 def test_another_run_is_left_alone(claimed, changes, told):
     with pytest.raises(ValueError, match=told):
-        claim_folder(recipe(claimed.path, **changes))
+        claim(recipe(claimed.path, **changes))
     assert kept(claimed)
-    assert claim_folder(recipe(claimed.path, **changes, overwrite=True)) == 1
+    assert claim(recipe(claimed.path, **changes, overwrite=True)) == 1
     assert not kept(claimed)
     assert (claimed.path / 'notes.txt').read_text() == 'mine', 'only what a run writes is removed'
 
@@ -59,9 +65,9 @@ def test_another_run_is_left_alone(claimed, changes, told):
 def test_a_finished_run_is_left_alone_unless_overwrite_says_otherwise(claimed):
     finish(claimed)
     with pytest.raises(ValueError, match=r'holds this run, finished\. Choose another run_name, or remove that run with'):
-        claim_folder(recipe(claimed.path))
+        claim(recipe(claimed.path))
     assert kept(claimed)
-    assert claim_folder(recipe(claimed.path, overwrite=True)) == 1
+    assert claim(recipe(claimed.path, overwrite=True)) == 1
     assert not kept(claimed)
     assert not claimed.record_path.exists()
 
@@ -70,17 +76,17 @@ def test_a_finished_run_is_left_alone_unless_overwrite_says_otherwise(claimed):
 def test_a_damaged_folder_is_left_alone_unless_overwrite_says_otherwise(claimed, broken):
     getattr(claimed, broken).write_text('{')
     with pytest.raises(ValueError, match='Cannot read'):
-        claim_folder(recipe(claimed.path))
-    assert claim_folder(recipe(claimed.path, overwrite=True)) == 1
+        claim(recipe(claimed.path))
+    assert claim(recipe(claimed.path, overwrite=True)) == 1
 
 
 def test_what_is_no_run_folder_is_never_emptied(tmp_path):
     (tmp_path / 'thesis.txt').write_text('important')
     for overwrite in (False, True):
         with pytest.raises(ValueError, match='nothing there was touched'):
-            claim_folder(recipe(tmp_path, overwrite=overwrite))
+            claim(recipe(tmp_path, overwrite=overwrite))
         with pytest.raises(ValueError, match='is a file'):
-            claim_folder(recipe(tmp_path / 'thesis.txt', overwrite=overwrite))
+            claim(recipe(tmp_path / 'thesis.txt', overwrite=overwrite))
     assert (tmp_path / 'thesis.txt').read_text() == 'important'
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.names import check_keys
+from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
 from composer_kd.recipes.tasks.sampling import EpochDataset, Key, generator, make_loader
 
@@ -148,6 +149,11 @@ def _split(batch: Batch, size: int | float) -> list[Batch]:
     return list(zip(images.split(int(size)), labels.split(int(size)), strict=True))
 
 
+def _not_both(train_size: int | None, part: Part | None) -> None:
+    if train_size is not None and part is not None:
+        raise ValueError('train_size: says how many images, and so does part; give one of them.')
+
+
 @DATA.register('digits')
 def digits(
     batch_size: int,
@@ -155,6 +161,7 @@ def digits(
     train: bool,
     split: str | None = None,
     train_size: int | None = None,
+    part: Part | None = None,
     noise: float = 0.0,
     shift: int = 0,
     num_workers: int = 0,
@@ -170,6 +177,8 @@ def digits(
             otherwise.
         train_size: Use only so many images of the train split, 10 to 1,078. A smaller set is part of every larger one
             and holds the classes in their proportions.
+        part: Use only the images between two shares of the split, ``[0.5, 1]`` for its second half, which holds the
+            classes in their proportions; not together with ``train_size``.
         noise: Standard deviation of Gaussian pixel noise, 0 or more; pixels lie in 0 to 1.
         shift: Largest random translation in pixels, 0 to 7; in training only.
         num_workers: Worker processes; 0 is fastest, as the data lies in memory.
@@ -187,6 +196,7 @@ def digits(
     """
     split = split if split is not None else 'train' if train else 'validation'
     check_keys({split: None}, SPLITS, 'split')
+    _not_both(train_size, part)
     size = None
     if split == 'train' and train_size is not None:
         if not 10 <= train_size <= SPLITS['train'][1]:
@@ -197,13 +207,13 @@ def digits(
     if not 0 <= shift <= 7:
         raise ValueError(f'shift: expected 0 to 7 pixels, got {shift}.')
     dataset = Digits(split, seed, train, size, noise, shift)
-    loader = make_loader(dataset, batch_size, seed, train, num_workers, _as_it_is)
+    loader = make_loader(dataset, batch_size, seed, train, num_workers, _as_it_is, part)
     return DataSpec(loader, split_batch=_split)
 
 
 @describes('digits')
 def digits_shape(
-    train: bool, split: str | None = None, train_size: int | None = None, **settings: Any,
+    train: bool, split: str | None = None, train_size: int | None = None, part: Part | None = None, **settings: Any,
 ) -> DataShape:
     """What is known of the digits without loading them; the settings are those of :func:`digits`.
 
@@ -211,8 +221,9 @@ def digits_shape(
         >>> digits_shape(train=True, train_size=100).samples
         100
     """
+    _not_both(train_size, part)
     first, last = SPLITS[split if split is not None else 'train' if train else 'validation']
-    size = train_size if train_size is not None and first == 0 else last - first
+    size = train_size if train_size is not None and first == 0 else len(window(part, last - first))
 
     def batch(count: int) -> Batch:
         return torch.zeros(count, 1, 8, 8), torch.zeros(count, dtype=torch.int64)

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from composer_kd.recipes.tasks.part import Part
+
 Sample = Callable[[Mapping[str, Any], int, int], Any]
 """What is made of a sample: a function of its columns, the epoch and its index."""
 
@@ -72,6 +74,43 @@ def read_index(folder: str | Path, where: str = 'path') -> MdsIndex:
     return MdsIndex(samples, size, columns, len(shards))
 
 
+def all_here(folder: Path) -> bool:
+    """Whether all shards lie in the folder uncompressed, so that any sample can be read at once."""
+    shards = json.loads((folder / 'index.json').read_text())['shards']
+    return all((folder / shard['raw_data']['basename']).is_file() for shard in shards)
+
+
+def check_part(
+    part: Part | None, train: bool, folder: Path | None, remote: str | None, streaming: Mapping[str, Any] | None,
+) -> None:
+    """Refuse a part of training data that is read in mosaicml-streaming's order, shard after shard.
+
+    Args:
+        part: What is asked for.
+        train: Whether to train on it; an evaluator reads any sample it asks for.
+        folder: Where the shards lie; ``None`` if they are fetched.
+        remote: Where they are fetched from.
+        streaming: Arguments of the StreamingDataset.
+
+    Raises:
+        ValueError: If it cannot be had.
+    """
+    if part is None or not train:
+        return
+    if remote is not None:
+        why = 'remote is given'
+    elif streaming:
+        why = 'streaming is given'
+    elif folder is not None and not all_here(folder):
+        why = f"those in '{folder}' are compressed"
+    else:
+        return
+    raise ValueError(
+        f"part: needs shards that can be read at random, and {why}: they are read in mosaicml-streaming's order, one "
+        'after another. Put them on this machine uncompressed, without remote and streaming, or leave part out.',
+    )
+
+
 def _looked_at(folder: Path, shard: Mapping[str, Any], where: str) -> int:
     """The bytes of a shard on disk, raw or compressed."""
     wrong = []
@@ -108,6 +147,7 @@ def mds_loader(
     num_workers: int = 0,
     streaming: Mapping[str, Any] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    part: Part | None = None,
 ) -> DataLoader[Any]:
     """A DataLoader over MDS shards.
 
@@ -131,13 +171,14 @@ def mds_loader(
         num_workers: Worker processes of this rank.
         streaming: Further arguments of ``streaming.StreamingDataset``, as ``cache_limit`` or ``shuffle_block_size``.
         attributes: What else is set on the loader's dataset.
+        part: ``[start, end]``, the shares of the samples between which they are taken; ``None`` for all. Of training
+            data in mosaicml-streaming's order there is none.
 
     Raises:
         FileNotFoundError: If there are no shards.
-        ValueError: If a shard is damaged, a column is missing, or an argument in ``streaming`` is unknown.
+        ValueError: If a shard is damaged, a column is missing, an argument in ``streaming`` is unknown, or a part is
+            asked for of shards that cannot be read at random.
     """
-    from composer_kd.recipes.tasks.mds_stream import stream_loader
-
     at, below = (path, split) if remote is not None or is_mds(Path(path) / split) else (path, None)
     if remote is None:
         folder = Path(at) / (below or '')
@@ -148,7 +189,10 @@ def mds_loader(
                 f"path: the MDS shards in '{folder}' have the columns {', '.join(sorted(index.columns))}; expected "
                 f"{' and '.join(columns)} ({', '.join(missing)} is missing). Convert the data with scripts/convert.py.",
             )
+    check_part(part, train, Path(at) / (below or ''), remote, streaming)
+    from composer_kd.recipes.tasks.mds_stream import stream_loader
+
     return stream_loader(
         at, remote, below, sample, collate_fn, batch_size, seed, train, num_workers, dict(streaming or {}),
-        dict(attributes or {}),
+        dict(attributes or {}), part,
     )

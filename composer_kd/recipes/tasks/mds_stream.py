@@ -15,7 +15,8 @@ from streaming.base.format import reader_from_json
 from torch.utils.data import DataLoader
 
 from composer_kd.names import check_settings
-from composer_kd.recipes.tasks.mds import GIVEN, Sample
+from composer_kd.recipes.tasks.mds import GIVEN, Sample, all_here
+from composer_kd.recipes.tasks.part import Part
 from composer_kd.recipes.tasks.sampling import EpochDataset, Key, make_loader
 
 
@@ -62,11 +63,6 @@ class _Local(EpochDataset[Any]):
         return self._sample(self._shards[place][index - first], epoch if self._train else 0, index)
 
 
-def _all_here(folder: Path) -> bool:
-    shards = json.loads((folder / 'index.json').read_text())['shards']
-    return all((folder / shard['raw_data']['basename']).is_file() for shard in shards)
-
-
 class _InOrder(EpochDataset[Any]):
     # An evaluator's samples, each once: streaming repeats some where ranks do not divide them evenly.
     def __init__(self, sample: Sample, **settings: Any) -> None:
@@ -91,6 +87,7 @@ def stream_loader(
     num_workers: int,
     streaming: Mapping[str, Any],
     attributes: Mapping[str, Any],
+    part: Part | None = None,
 ) -> DataLoader[Any]:
     """See :func:`composer_kd.recipes.tasks.mds.mds_loader`."""
     check_settings(StreamingDataset, streaming, 'streaming', given=GIVEN)
@@ -101,9 +98,9 @@ def stream_loader(
     loader: DataLoader[Any]
     folder = Path(path) / (split or '')
     dataset: Any
-    if remote is None and not streaming and _all_here(folder):
+    if remote is None and not streaming and all_here(folder):
         dataset = _Local(sample, folder, train)
-        loader = make_loader(dataset, batch_size, seed, train, num_workers, collate_fn)
+        loader = make_loader(dataset, batch_size, seed, train, num_workers, collate_fn, part)
     elif train:
         stream = _Stream(sample, **settings)
         whole = batch_size * dist.get_world_size()
@@ -119,7 +116,7 @@ def stream_loader(
         )
     else:
         dataset = _InOrder(sample, **settings)
-        loader = make_loader(dataset, batch_size, seed, train, num_workers, collate_fn)
+        loader = make_loader(dataset, batch_size, seed, train, num_workers, collate_fn, part)
     for name, value in attributes.items():
         setattr(dataset, name, value)
     return loader

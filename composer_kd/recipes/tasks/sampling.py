@@ -7,13 +7,16 @@ workers or ranks, or on whether the run was resumed in the middle of an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from composer.utils import dist
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+
+from composer_kd.recipes.tasks.part import Chosen, Part, choose, pick
 
 Key = tuple[int, int]
 """Epoch and index of a sample."""
@@ -70,18 +73,22 @@ class EpochSampler(DistributedSampler[Key]):
         seed: The run's seed.
         train: Whether to shuffle anew each epoch and leave out what does not fill all ranks. If not, all samples come
             in order, the last ranks' share padded (Composer leaves the padding out of its metrics).
+        chosen: Indices of the samples that there are; ``None`` for all.
     """
 
-    def __init__(self, dataset: EpochDataset[Any], seed: int, train: bool) -> None:
+    def __init__(self, dataset: EpochDataset[Any], seed: int, train: bool, chosen: Chosen | None = None) -> None:
+        chosen = range(len(dataset)) if chosen is None else chosen
         super().__init__(
-            dataset, dist.get_world_size(), dist.get_global_rank(), shuffle=train, seed=seed, drop_last=train,
+            # Composer asks it for its length; the samples themselves are fetched from the whole, by their own index.
+            Subset(dataset, cast('Sequence[int]', chosen)), dist.get_world_size(), dist.get_global_rank(),
+            shuffle=train, seed=seed, drop_last=train,
         )
-        self._data = dataset
+        self._data, self._chosen = dataset, chosen
 
     def __iter__(self) -> Iterator[Key]:
-        count = len(self._data)
+        count = len(self._chosen)
         order = generator(self.seed, self.epoch, _ORDER).permutation(count) if self.shuffle else np.arange(count)
-        share = np.resize(order, self.total_size)[self.rank::self.num_replicas]
+        share = np.resize(pick(self._chosen, order), self.total_size)[self.rank::self.num_replicas]
         done, self._data.skip = self._data.skip // self.num_replicas, 0
         return ((self.epoch, int(index)) for index in share[done:])
 
@@ -93,6 +100,8 @@ def make_loader(
     train: bool,
     num_workers: int = 0,
     collate_fn: Callable[[Any], Any] | None = None,
+    part: Part | None = None,
+    labels: NDArray[np.int64] | None = None,
     **settings: Any,
 ) -> DataLoader[Any]:
     """A DataLoader over such a dataset.
@@ -104,25 +113,28 @@ def make_loader(
         train: Whether to shuffle anew each epoch and leave out an epoch's last, smaller batch.
         num_workers: Worker processes of this rank; kept from epoch to epoch.
         collate_fn: Samples to a batch.
+        part: ``[start, end]``, the shares of the samples between which they are taken; ``None`` for all.
+        labels: Of all samples, where they lie class after class: a part then takes its share of each class.
         **settings: Further arguments of the DataLoader.
 
     Raises:
-        ValueError: If the data is empty, or an epoch has fewer samples than one global batch.
+        ValueError: If the data is empty, an epoch has fewer samples than one global batch, or the part is none.
     """
     if len(dataset) == 0:
         raise ValueError('the data has no samples.')
     if not isinstance(num_workers, int) or num_workers < 0:
         raise ValueError(f'num_workers: expected 0 or more processes, got {num_workers!r}.')
+    chosen = choose(part, len(dataset), labels)
     whole = batch_size * dist.get_world_size()
-    if train and whole > len(dataset):
+    if train and whole > len(chosen):
         raise ValueError(
-            f'batch_size: an epoch has {len(dataset)} samples, fewer than one global batch of {whole}; make the batch '
+            f'batch_size: an epoch has {len(chosen)} samples, fewer than one global batch of {whole}; make the batch '
             'smaller or the data larger.',
         )
     return DataLoader(
         dataset,
         batch_size,
-        sampler=EpochSampler(dataset, seed, train),
+        sampler=EpochSampler(dataset, seed, train, chosen),
         num_workers=num_workers,
         collate_fn=collate_fn,
         drop_last=train,

@@ -15,6 +15,7 @@ from composer_kd.names import check_keys
 from composer_kd.recipes.tasks.glue.files import Samples, find_file, read_file
 from composer_kd.recipes.tasks.glue.hub import read_hub, saved_in
 from composer_kd.recipes.tasks.glue.tasks import TASKS
+from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
 from composer_kd.recipes.tasks.sampling import EpochDataset, Key, make_loader
 
@@ -87,6 +88,7 @@ def glue(
     path: str | None = None,
     split: str | None = None,
     max_seq_len: int = 256,
+    part: Part | None = None,
     num_workers: int = 0,
 ) -> DataSpec:
     r"""A task of GLUE (Wang et al. 2018, arXiv 1804.07461), labels numbered as in Hugging Face's version.
@@ -103,6 +105,7 @@ def glue(
         split: ``train``, ``validation``, or for MNLI ``validation_matched`` and ``validation_mismatched``; default:
             ``train`` for training and the first other one otherwise.
         max_seq_len: Longer samples are cut to so many tokens, the longer of two sentences first; 8 or more.
+        part: Use only the samples between two shares of the split, ``[0.5, 1]`` for its second half, in its order.
         num_workers: Worker processes, which tokenize.
 
     Returns:
@@ -144,13 +147,13 @@ def glue(
     )
     dataset = Sentences(samples, len(said.classes), vocabulary_digest(words), max_seq_len)
     collate = _Tokenize(words, max_seq_len, len(said.classes))
-    return DataSpec(make_loader(dataset, batch_size, seed, train, num_workers, collate), split_batch=_split)
+    return DataSpec(make_loader(dataset, batch_size, seed, train, num_workers, collate, part), split_batch=_split)
 
 
 @describes('glue')
 def glue_shape(
     train: bool, task: str, tokenizer: str = '', path: str | None = None, split: str | None = None,
-    max_seq_len: int = 256, num_workers: int = 0,
+    max_seq_len: int = 256, part: Part | None = None, num_workers: int = 0,
 ) -> DataShape:
     """What is known of a task: its size as published, or counted where the file is on this machine.
 
@@ -180,5 +183,6 @@ def glue_shape(
         return {**whole, 'attention_mask': torch.ones(count, max_seq_len, dtype=torch.int64), 'labels': labels}
 
     return DataShape(
-        samples, batch, max_seq_len, size, f'{note}; a batch is as long as its longest sample, {max_seq_len} at most',
+        len(window(part, samples)), batch, max_seq_len, size,
+        f'{note}; a batch is as long as its longest sample, {max_seq_len} at most',
     )

@@ -25,7 +25,8 @@ from composer_kd.recipes.tasks.images.transforms import (
     collate,
     split_batch,
 )
-from composer_kd.recipes.tasks.mds import mds_loader, read_index
+from composer_kd.recipes.tasks.mds import check_part, mds_loader, read_index
+from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
 from composer_kd.recipes.tasks.sampling import EpochDataset, Key, generator, make_loader
 
@@ -138,6 +139,7 @@ def cifar(
     remote: str | None = None,
     split: str | None = None,
     classes: int = 10,
+    part: Part | None = None,
     pad: int = 4,
     num_workers: int = 2,
     streaming: Mapping[str, Any] | None = None,
@@ -154,6 +156,8 @@ def cifar(
         remote: Where MDS shards are fetched from.
         split: ``'train'`` or ``'test'``; by default ``'train'`` for training and ``'test'`` otherwise.
         classes: 10, or 100 (the fine labels).
+        part: Use only the images between two shares of the split, ``[0.5, 1]`` for its second half, in the files'
+            order, which is mixed; of MDS shards, only of those that lie here uncompressed, or in an evaluator.
         pad: Zeros on each side of which training takes a random crop, 0 to 32.
         num_workers: Worker processes of this rank.
         streaming: Further arguments of ``streaming.StreamingDataset``.
@@ -176,18 +180,22 @@ def cifar(
         loader = mds_loader(
             path, remote, split, COLUMNS, _ShardSample(seed, train, pad, classes, str(found or remote)), collate,
             batch_size, seed, train, num_workers, streaming, {'num_classes': classes},
+            part,
         )
     else:
         check_keys({split: None}, SPLITS, 'split')
         if streaming:
             raise ValueError(f"streaming: is for MDS shards, and '{path}' holds none; leave it out.")
         data = CifarData(read_cifar(path, split, classes), seed, train, pad, classes)
-        loader = make_loader(data, batch_size, seed, train, num_workers, _as_it_is)
+        loader = make_loader(data, batch_size, seed, train, num_workers, _as_it_is, part)
     return DataSpec(loader, split_batch=split_batch, microbatch_transforms=Normalise(*CIFAR_STATISTICS[classes]))
 
 
 @describes('cifar')
-def cifar_shape(train: bool, path: str, split: str | None = None, classes: int = 10, **_: Any) -> DataShape:
+def cifar_shape(
+    train: bool, path: str, split: str | None = None, classes: int = 10, part: Part | None = None,
+    remote: str | None = None, streaming: Mapping[str, Any] | None = None, **_: Any,
+) -> DataShape:
     """See :func:`cifar`. Without the data: the published counts."""
     split = split if split is not None else 'train' if train else 'test'
     check_keys({split: None}, SPLITS, 'split')
@@ -198,15 +206,20 @@ def cifar_shape(train: bool, path: str, split: str | None = None, classes: int =
         return torch.zeros(count, 3, SIDE, SIDE), torch.zeros(count, dtype=torch.int64)
 
     shards = mds_folder(path, split)
+    if remote is not None or shards is not None:
+        check_part(part, train, shards, remote, streaming)
     if shards is not None:
         index = read_index(shards)
-        return DataShape(index.samples, batch, disk_bytes=index.bytes, note=f'counted in {shards}')
+        return DataShape(len(window(part, index.samples)), batch, disk_bytes=index.bytes, note=f'counted in {shards}')
     if classes in FOLDERS and split in SPLITS:
         folder = cifar_folder(path, classes)
         if folder is not None:
             count = len(read_cifar(path, split, classes))
-            return DataShape(count, batch, disk_bytes=count * 3073, note=f'counted in {Path(folder)}')
+            return DataShape(
+                len(window(part, count)), batch, disk_bytes=count * 3073, note=f'counted in {Path(folder)}',
+            )
         return DataShape(
-            SPLITS[split], batch, disk_bytes=SPLITS[split] * 3073, note='as published; the data is not on this machine',
+            len(window(part, SPLITS[split])), batch, disk_bytes=SPLITS[split] * 3073,
+            note='as published; the data is not on this machine',
         )
     return DataShape(None, batch, note='the data is not on this machine')

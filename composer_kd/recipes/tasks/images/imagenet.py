@@ -23,7 +23,8 @@ from composer_kd.recipes.tasks.images.transforms import (
     collate,
     split_batch,
 )
-from composer_kd.recipes.tasks.mds import is_mds, mds_loader, read_index
+from composer_kd.recipes.tasks.mds import check_part, is_mds, mds_loader, read_index
+from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
 from composer_kd.recipes.tasks.sampling import EpochDataset, Key, make_loader
 
@@ -53,7 +54,7 @@ class FolderData(EpochDataset[Item]):
 
     def __init__(self, pictures: ImageFolder, view: TrainingView | EvaluationView) -> None:
         self._pictures, self._view = pictures, view
-        self.num_classes = len(pictures.classes)
+        self.num_classes, self.labels = len(pictures.classes), pictures.labels
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -165,6 +166,7 @@ def imagenet(
     crop_size: int = 224,
     resize_size: int = 256,
     num_classes: int = 1000,
+    part: Part | None = None,
     rand_augment: Mapping[str, Any] | None = None,
     decoder: Decoder = 'fast',
     num_workers: int = 8,
@@ -187,6 +189,9 @@ def imagenet(
         crop_size: Pixels of a side of what the model sees.
         resize_size: Pixels of the shorter side, of which evaluation takes the middle; training does without.
         num_classes: As many class folders there are, or labels in the shards.
+        part: Use only the pictures between two shares of the split, ``[0.5, 1]`` for the second half of each class in
+            the order of file names; of MDS shards, the second half of their rows, which the converters mix, and only
+            of shards that lie here uncompressed, or in an evaluator.
         rand_augment: ``{depth: 1, severity: 9, augmentation_set: all}``: RandAugment after crop and flip, in training.
         decoder: ``'fast'`` (libjpeg-turbo and torch), or ``'pil'`` (torchvision's classic pipeline, exactly).
         num_workers: Worker processes of this rank.
@@ -225,19 +230,20 @@ def imagenet(
     if remote is not None or found is not None:
         loader = mds_loader(
             path, remote, split, COLUMNS, ShardSample(view, num_classes, str(found or remote)), collate, batch_size,
-            seed, train, num_workers, streaming, {'num_classes': num_classes},
+            seed, train, num_workers, streaming, {'num_classes': num_classes}, part,
         )
     else:
         if streaming:
             raise ValueError(f"streaming: is for MDS shards, and '{Path(path) / split}' holds none; leave it out.")
         data = FolderData(_scan(path, split, num_classes), view)
-        loader = make_loader(data, batch_size, seed, train, num_workers, collate)
+        loader = make_loader(data, batch_size, seed, train, num_workers, collate, part, data.labels)
     return DataSpec(loader, split_batch=split_batch, microbatch_transforms=Normalise(*IMAGENET_STATISTICS))
 
 
 @describes('imagenet')
 def imagenet_shape(
-    train: bool, path: str, split: str | None = None, crop_size: int = 224, num_classes: int = 1000, **_: Any,
+    train: bool, path: str, split: str | None = None, crop_size: int = 224, num_classes: int = 1000,
+    part: Part | None = None, remote: str | None = None, streaming: Mapping[str, Any] | None = None, **_: Any,
 ) -> DataShape:
     """See :func:`imagenet`. Without the data: ImageNet-1k's published counts, where there are 1,000 classes."""
     split = split if split is not None else 'train' if train else 'val'
@@ -246,19 +252,23 @@ def imagenet_shape(
         return torch.zeros(count, 3, crop_size, crop_size), torch.zeros(count, dtype=torch.int64)
 
     shards = mds_folder(path, split)
+    if remote is not None or shards is not None:
+        check_part(part, train, shards, remote, streaming)
     if shards is not None:
         index = read_index(shards)
-        return DataShape(index.samples, batch, disk_bytes=index.bytes, note=f'counted in {shards}')
+        return DataShape(len(window(part, index.samples)), batch, disk_bytes=index.bytes, note=f'counted in {shards}')
     folder = Path(path) / split
     if folder.is_dir():
         pictures = scan_folder(folder)
         some = range(0, len(pictures), max(1, len(pictures) // 200))
         mean = sum(Path(pictures.path(i)).stat().st_size for i in some) / len(some)
         return DataShape(
-            len(pictures), batch, disk_bytes=round(mean * len(pictures)),
+            len(window(part, len(pictures))), batch, disk_bytes=round(mean * len(pictures)),
             note=f'counted in {folder}; bytes estimated from {len(some)} files',
         )
     if num_classes == 1000:
         samples, size = PUBLISHED['train' if split == 'train' else 'val']
-        return DataShape(samples, batch, disk_bytes=size, note='as published; the data is not on this machine')
+        return DataShape(
+            len(window(part, samples)), batch, disk_bytes=size, note='as published; the data is not on this machine',
+        )
     return DataShape(None, batch, note='the data is not on this machine')

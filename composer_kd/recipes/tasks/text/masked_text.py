@@ -12,7 +12,8 @@ import torch
 from composer.core import DataSpec
 
 from composer_kd.models.tokenizers import load_tokenizer, vocabulary_digest
-from composer_kd.recipes.tasks.mds import is_mds, mds_loader, read_index
+from composer_kd.recipes.tasks.mds import check_part, is_mds, mds_loader, read_index
+from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
 from composer_kd.recipes.tasks.text.collate import Collate, Item, count_samples, count_tokens, split_batch
 from composer_kd.recipes.tasks.text.masking import Masking
@@ -83,6 +84,7 @@ def masked_text(
     remote: str | None = None,
     split: str | None = None,
     max_seq_len: int = 128,
+    part: Part | None = None,
     mask_probability: float = 0.15,
     num_workers: int = 0,
     streaming: dict[str, Any] | None = None,
@@ -104,6 +106,8 @@ def masked_text(
         remote: Where the shards are fetched from as they are needed, a folder or a URI; ``None`` if they are all here.
         split: The folder below ``path`` and ``remote``; by default ``'train'`` for training, otherwise ``'val'``.
         max_seq_len: Tokens of a sample, special ones and padding included; 3 or more.
+        part: Use only the samples between two shares of the split, ``[0.5, 1]`` for its second half, in the shards'
+            order; only of shards that lie here uncompressed, or in an evaluator.
         mask_probability: Share of the tokens to predict, above 0 and below 1.
         num_workers: Worker processes of this rank; 0 reads in the training process itself.
         streaming: Further arguments of ``streaming.StreamingDataset``, such as ``cache_limit`` or ``predownload``.
@@ -146,7 +150,7 @@ def masked_text(
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     loader = mds_loader(
         path, remote, below, (), _found, Collate(words, max_seq_len, masking), batch_size, seed, train, num_workers,
-        streaming, {'vocabulary': vocabulary_digest(words), 'max_seq_len': max_seq_len},
+        streaming, {'vocabulary': vocabulary_digest(words), 'max_seq_len': max_seq_len}, part,
     )
     if remote is not None:
         _check_index(_folder(path, below), words, tokenizer, max_seq_len)
@@ -162,7 +166,9 @@ def masked_text_shape(
     split: str | None = None,
     remote: str | None = None,
     max_seq_len: int = 128,
+    part: Part | None = None,
     mask_probability: float = 0.15,
+    streaming: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> DataShape:
     """What is known of the text without reading it: counted where it lies on this machine.
@@ -183,8 +189,10 @@ def masked_text_shape(
             'masked_positions': torch.zeros(predicted, dtype=torch.int64),
         }
 
+    if remote is not None or is_mds(folder):
+        check_part(part, train, folder, remote, streaming)
     if remote is None and is_mds(folder):
         index = read_index(folder)
-        return DataShape(index.samples, batch, max_seq_len, index.bytes, f'counted in {folder}')
+        return DataShape(len(window(part, index.samples)), batch, max_seq_len, index.bytes, f'counted in {folder}')
     note = 'documents of C4 English, as published; the data is not on this machine'
-    return DataShape(_PUBLISHED[train], batch, max_seq_len, None, note)
+    return DataShape(len(window(part, _PUBLISHED[train])), batch, max_seq_len, None, note)
