@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
@@ -11,10 +12,39 @@ import click
 T = TypeVar('T')
 
 
-@click.group(context_settings={'help_option_names': ['-h', '--help']})
+class _Late(click.Group):
+    """A group with commands that are imported when they are asked for: name to ``module:attribute``."""
+
+    def __init__(self, *args: Any, late: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._late = late
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self._late])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._late:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = self._late[cmd_name].partition(':')
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(
+    cls=_Late, late={'report': 'composer_kd.report.command:report'},
+    context_settings={'help_option_names': ['-h', '--help']},
+)
 @click.version_option(package_name='composer_kd')
 def main() -> None:
     """Knowledge distillation from earlier training runs, for MosaicML Composer."""
+
+
+@main.group(cls=_Late, late={
+    'run': 'composer_kd.studies.command:run', 'status': 'composer_kd.studies.command:status',
+    'report': 'composer_kd.report.command:report',
+})
+def study() -> None:
+    """Make many related runs in sequence, each with earlier ones as its teachers, and see what that saved."""
 
 
 def _or_told(run: Callable[[], T]) -> T:

@@ -1,0 +1,1 @@
+"""Sequences of training runs, each with the earlier ones as possible teachers."""

@@ -1,0 +1,69 @@
+"""From a job to a recipe."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from composer_kd.names import nearest
+from composer_kd.recipes import Recipe, check_recipe, parse_recipe
+from composer_kd.recipes.layers import place, read_layers, resolve
+from composer_kd.recipes.parts import ALGORITHMS, Parts, construct
+from composer_kd.studies.work.jobs import Job
+
+
+def make_recipe(job: Job) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+        FileNotFoundError: If the recipe's file is gone.
+        ValueError: For what no recipe may say.
+    """
+    said = read_layers(job.recipe)
+    for key, value in {
+        **job.set, 'run_name': job.run_name, 'run_folder': job.run_folder, 'seed': job.seed,
+    }.items():
+        said = place(said, key, value)
+    said['tags'] = {**(said.get('tags') or {}), **job.tags}
+    if job.distillation is not None:
+        algorithms = dict(said.get('algorithms') or {})
+        own = algorithms.pop('distillation', None) or {}
+        said['algorithms'] = algorithms
+        if job.teachers:
+            settings = {**own, **job.distillation, 'teachers': [{'run': folder} for folder in job.teachers]}
+            said = place(said, 'algorithms.distillation', settings)
+    return parse_recipe(resolve(said, job.recipe))
+
+
+def check(job: Job) -> None:
+    """Build what can be built without data, accelerator and teachers.
+
+    Raises:
+        ValueError: For what the training would refuse.
+        TypeError: Likewise.
+        FileNotFoundError: For a missing file.
+    """
+    recipe = make_recipe(job.model_copy(update={'teachers': []}))
+    parts = check_recipe(recipe)
+    _check_metric(job.metric, recipe, parts)
+    if job.distillation is not None:
+        own = dict((read_layers(job.recipe).get('algorithms') or {}).get('distillation') or {})
+        settings = {**own, **job.distillation}
+        settings.pop('teachers', None)
+        # Its teachers are yet to be trained; the student itself answers as they would.
+        teachers: list[Any] = [{'module': copy.deepcopy(parts.model)} for _ in range(max(1, len(job.teachers)))]
+        construct(ALGORITHMS, 'distillation', settings, 'distillation', teachers=teachers)
+
+
+def _check_metric(metric: str, recipe: Recipe, parts: Parts) -> None:
+    known = [f'{label}/{name}' for label in recipe.evaluators for name in parts.model.get_metrics(is_train=False)]
+    if metric not in known:
+        raise ValueError(
+            f"metric: no run would be evaluated with '{metric}'.{nearest(metric, known)} Evaluators and metrics of "
+            f"'{recipe.run_name}': {', '.join(known) or 'none'}.",
+        )
+    if recipe.eval_interval in (0, '0ba', '0ep') or recipe.save_interval in (0, '0ba', '0ep'):
+        raise ValueError(
+            'eval_interval and save_interval: a study needs the quality at the end of a run and its checkpoint; give '
+            "both, as in '1dur'.",
+        )

@@ -1,0 +1,85 @@
+"""What a worker hands to the process that trains: one run, or the question whether it could be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from composer_kd.runs import write_atomically
+
+STORAGE = 'COMPOSER_KD_STORAGE'
+"""Environment variable with the URL of the study's database; it may hold a password, so no file has it."""
+
+REFUSED, PRUNED = 64, 65
+"""Exit status of a run whose recipe was refused, and of one that the pruner stopped."""
+
+
+class Pruned(BaseModel):
+    """Where a run asks whether it should go on.
+
+    Attributes:
+        study: Name of the Optuna study.
+        trial: Optuna's id of the run's trial.
+        pruner: Name, or mapping of name and settings.
+    """
+
+    model_config = ConfigDict(extra='forbid')
+
+    study: str
+    trial: int
+    pruner: Any
+
+
+class Job(BaseModel):
+    """One run.
+
+    Attributes:
+        recipe: Path of the recipe.
+        set: Dotted key to value, laid over it in that order.
+        run_name: Its name.
+        run_folder: Its folder.
+        seed: Its seed.
+        tags: Labels for its record, over those of the recipe.
+        metric: The quality, ``evaluator/metric``.
+        distillation: Settings of Distillation over those of the recipe; ``None``: the recipe's own, if it has any.
+        teachers: Folders of the runs that teach it. Without any, distillation is left out.
+        pruning: Where to ask for pruning; ``None``: it goes on to its end.
+    """
+
+    model_config = ConfigDict(extra='forbid')
+
+    recipe: str
+    set: dict[str, Any]
+    run_name: str
+    run_folder: str
+    seed: int
+    tags: dict[str, str]
+    metric: str
+    distillation: dict[str, Any] | None = None
+    teachers: list[str] = []
+    pruning: Pruned | None = None
+
+    def write(self, path: Path) -> Path:
+        """Write it as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, self.model_dump_json(indent=2))
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> Job:
+        """Read it back."""
+        return cls.model_validate_json(Path(path).read_text(encoding='utf-8'))
+
+
+class Answer(BaseModel):
+    """How a job ended, as one line of JSON.
+
+    Attributes:
+        status: 0, ``REFUSED``, ``PRUNED``, or 1 for any other error.
+        message: What was wrong.
+    """
+
+    status: int
+    message: str = ''
