@@ -69,7 +69,10 @@ def test_rows(runs):
     assert len(rows) == 18
     row = next(r for r in rows if (r.method, r.duration, r.seed) == ('always on', '2ep', 1))
     assert row.quality == {METRIC: pytest.approx(0.85), 'test/CrossEntropy': pytest.approx(0.15)}
-    assert row.costs == {'train_seconds': 2.4, 'wall_seconds': 4.0, 'flops': 2e6, 'samples': 640.0, 'batches': 20.0}
+    assert row.costs == {
+        'train_seconds': 2.4, 'wall_seconds': 4.0, 'gpu_hours': pytest.approx(2.4 / 3600), 'flops': 2e6,
+        'samples': 640.0, 'batches': 20.0,
+    }
     assert (row.finished, row.kd_seconds, row.active_share, row.step_overhead) == (True, 0.4, 0.5, 0.4)
     assert row.overhead == pytest.approx(0.4 / 2.0)
     assert metric_names(rows) == ['test/CrossEntropy', METRIC]

@@ -1,0 +1,214 @@
+"""Run folders read into rows: what a report needs of each run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from composer_kd.runs import Record, RunFolder
+
+State = Literal['finished', 'pruned', 'failed', 'unfinished']
+
+_ENDED: dict[str, State] = {'pruned': 'pruned', 'failed': 'failed'}
+
+EARLIER = 'earlier run'
+"""The method of runs that were made to teach others; they are no curve of their own."""
+
+_NO_RUNS = ('checkpoint:', 'torchvision:', 'module:')
+
+# Written in C where PyYAML was built with it: ten times as fast.
+_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, as a report needs it.
+
+    Attributes:
+        folder: The run folder, as it was given.
+        run_name: Its name.
+        method: The tag ``method``; without one ``distillation`` or ``baseline``, after what the run did.
+        duration: ``max_duration`` that it was started with.
+        seed: Its seed; -1 without one.
+        finished: Whether it reached that duration.
+        quality: Values at the end of training by ``label/metric``; empty if the end was not evaluated.
+        costs: Cost by name, see ``report.costs.COSTS``; NaN where the run did not record it.
+        kd_seconds: Seconds spent on distillation; 0 without it.
+        active_share: Share of the batches on which distillation was on; 0 without it.
+        step_overhead: Time spent on KD / time of the same steps without it, as the algorithm measured it.
+        teacher_seconds: Of ``kd_seconds``, those in the teachers.
+        loss_seconds: Of ``kd_seconds``, those in the KD loss.
+        data_seconds: Seconds waiting for data; NaN where the run did not record it.
+        world_size: Number of ranks.
+        gpu_count: Accelerators that trained; 0 on a CPU.
+        replicate: The tag ``replicate`` (of a study); without one the seed.
+        index: The tag ``index``: place in a search or a sequence, from 0; ``None`` without one.
+        role: The tag ``role``: ``run``, or ``earlier`` for one that was made to teach others.
+        kind: The tag ``kind``: of the study.
+        step: The tag ``step``: of a sequence.
+        state: ``pruned`` or ``failed`` where the tag ``ended`` of a study says so, else after ``finished``.
+        teachers: Run folders of the teachers it was given.
+        other_teachers: Teachers that are no runs: ``torchvision:resnet50``, ``checkpoint:s3://...``.
+        params: The tag ``params`` (JSON): the values that a search tried, by dotted key.
+    """
+
+    folder: Path
+    run_name: str
+    method: str
+    duration: str
+    seed: int
+    finished: bool
+    quality: dict[str, float]
+    costs: dict[str, float]
+    kd_seconds: float
+    active_share: float
+    step_overhead: float | None
+    teacher_seconds: float = 0.0
+    loss_seconds: float = 0.0
+    data_seconds: float = math.nan
+    world_size: int = 1
+    gpu_count: int = 0
+    replicate: int = -1
+    index: int | None = None
+    role: str = 'run'
+    kind: str = ''
+    step: str = ''
+    state: State = 'unfinished'
+    teachers: tuple[Path, ...] = ()
+    other_teachers: tuple[str, ...] = ()
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def overhead(self) -> float:
+        """Seconds spent on distillation / the other seconds of the training; NaN before the first step."""
+        other = self.costs['train_seconds'] - self.kd_seconds
+        return self.kd_seconds / other if other > 0 else math.nan
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether it was made to teach others; it is counted as a teacher's cost, never as a result."""
+        return self.role == 'earlier' or self.method == EARLIER
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it had a teacher."""
+        return bool(self.teachers or self.other_teachers or self.active_share > 0)
+
+    @classmethod
+    def of(cls, folder: Path, record: Record) -> Row:
+        """The row of a record."""
+        kd, tags = record.kd, record.tags
+        last = record.evaluations[-1] if record.evaluations else None
+        quality = {}
+        if last is not None and last.batch == record.batches:
+            quality = {f'{label}/{name}': v for label, values in last.metrics.items() for name, v in values.items()}
+        seed = record.seed if record.seed is not None else -1
+        index, replicate = _whole(tags.get('index')), _whole(tags.get('replicate'))
+        finished = record.status == 'finished'
+        # Records of version 1 have none.
+        waited = getattr(record, 'data_seconds', None)
+        teachers, others = _teachers(folder, record)
+        return cls(
+            folder=folder,
+            run_name=record.run_name,
+            method=tags.get('method', 'distillation' if kd is not None else 'baseline'),
+            duration=record.max_duration,
+            seed=seed,
+            finished=finished,
+            quality=quality,
+            costs={
+                'train_seconds': record.train_seconds,
+                'wall_seconds': record.wall_seconds,
+                'gpu_hours': record.train_seconds / 3600 * max(record.hardware.gpu_count, 1),
+                'flops': math.nan if record.flops.total is None else record.flops.total,
+                'samples': float(record.samples),
+                'batches': float(record.batches),
+            },
+            kd_seconds=kd.kd_seconds if kd else 0.0,
+            active_share=kd.active_batches / record.batches if kd and record.batches else 0.0,
+            step_overhead=kd.overhead if kd else None,
+            teacher_seconds=kd.teacher_seconds if kd else 0.0,
+            loss_seconds=kd.loss_seconds if kd else 0.0,
+            data_seconds=math.nan if waited is None else float(waited),
+            world_size=record.world_size,
+            gpu_count=record.hardware.gpu_count,
+            replicate=seed if replicate is None else replicate,
+            index=index,
+            role=tags.get('role', 'run'),
+            kind=tags.get('kind', ''),
+            step=tags.get('step', ''),
+            state=_ENDED.get(tags.get('ended', ''), 'finished' if finished else 'unfinished'),
+            teachers=teachers,
+            other_teachers=others,
+            params=_params(tags.get('params')),
+        )
+
+
+def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
+    """Rows of run folders.
+
+    Args:
+        paths: Run folders, and folders that hold run folders at any depth.
+
+    Returns:
+        One row for each run, sorted by path within each of ``paths``; a run met twice is read once.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If there is no run folder in a path, or a record cannot be read.
+    """
+    rows: dict[Path, Row] = {}
+    for given in paths:
+        path = Path(given)
+        folders = [path] if (path / 'record.json').exists() else sorted(p.parent for p in path.rglob('record.json'))
+        # Of a path without any, the reader says what is wrong with it.
+        for folder in folders or [path]:
+            rows.setdefault(folder.resolve(), Row.of(folder, RunFolder(folder).read_record()))
+    return list(rows.values())
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.strip().isdecimal() else None
+
+
+def _params(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _teachers(folder: Path, record: Record) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Run folders of the teachers, and the teachers that are no runs; from the record, else from the recipe."""
+    if record.kd is None and not record.teachers:
+        return (), ()
+    origins = [teacher.origin or f'module:{teacher.name}' for teacher in record.teachers] or _from_recipe(folder)
+    others = [origin for origin in origins if origin.startswith(_NO_RUNS)]
+    runs = [_found(Path(origin.removeprefix('run:')), folder) for origin in origins if not origin.startswith(_NO_RUNS)]
+    return tuple(dict.fromkeys(runs)), tuple(dict.fromkeys(others))
+
+
+def _from_recipe(folder: Path) -> list[str]:
+    """The teachers as the recipe has them; the record has none before the algorithm's first word to it."""
+    try:
+        recipe = yaml.load((folder / 'recipe.yaml').read_text(encoding='utf-8'), Loader=_LOADER)
+        given = recipe['algorithms']['distillation']['teachers']
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return []
+    kinds = ('run', 'checkpoint', 'torchvision')
+    items = [item for item in (given if isinstance(given, list) else [given]) if isinstance(item, dict)]
+    return [f'{kind}:{item[kind]}' for item in items for kind in kinds if kind in item]
+
+
+def _found(teacher: Path, folder: Path) -> Path:
+    """A teacher's folder, which a recipe names from where it was started: there, or by its name near the run."""
+    near = (folder.parent / teacher.name, folder.parent.parent / teacher.name)
+    return next((path for path in (teacher, *near) if (path / 'record.json').is_file()), teacher)
