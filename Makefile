@@ -21,7 +21,8 @@ $(INSTALLED): setup.py
 install: $(INSTALLED)  ## Make .venv and install everything into it
 
 quickstart: $(INSTALLED)  ## Show what distillation from an earlier run saves, on real data (3 minutes)
-	$(BIN)/python scripts/quickstart.py
+	$(BIN)/composer-kd study run yamls/studies/quickstart.yaml
+	$(BIN)/composer-kd study report yamls/studies/quickstart.yaml
 
 # Two files of tests at a time, a thread each: more threads would only wait for each other.
 test: $(INSTALLED)  ## Run the tests (part of them: make test ARGS=tests/functional)

@@ -27,6 +27,13 @@ requires = [
     'click>=8.1',
     'rich>=13',
     'matplotlib>=3.7',
+    # studies: searches, storage, who works on what
+    'optuna>=4.2,<6',
+    'sqlalchemy>=2,<3',
+    'psutil>=5.9',
+    # the report's page
+    'plotly>=5.24,<8',
+    'jinja2>=3.1',
     'scikit-learn>=1.3',
     'safetensors>=0.4',
 ]
@@ -34,7 +41,14 @@ extras = {
     # what make test and make lint need
     'test': [
         'pytest>=8', 'pytest-xdist>=3.5', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3',
+        'psycopg[binary]>=3.1',
+        'playwright>=1.40',  # drives the Chromium of the machine; downloads none
     ],
+    # a study's storage that several machines share; cmaes is Optuna's sampler of that name
+    'postgresql': ['psycopg[binary]>=3.1'],
+    'mysql': ['pymysql>=1'],
+    'cmaes': ['cmaes>=0.10'],
+    'dashboard': ['optuna-dashboard>=0.15'],
     # teachers in object stores; each is what Composer itself needs for that store
     's3': ['boto3>=1.21'],
     'gcs': ['mosaicml[gcs]>=0.32,<0.33'],
@@ -54,7 +68,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['composer_kd', 'composer_kd.*']),
-    package_data={'composer_kd': ['py.typed']},
+    package_data={'composer_kd': ['py.typed', 'report/templates/*']},
     python_requires='>=3.10,<3.13',
     install_requires=requires,
     extras_require=extras,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -41,10 +42,24 @@ def main() -> None:
 
 @main.group(cls=_Late, late={
     'run': 'composer_kd.studies.command:run', 'status': 'composer_kd.studies.command:status',
-    'report': 'composer_kd.report.command:report',
 })
 def study() -> None:
     """Make many related runs in sequence, each with earlier ones as its teachers, and see what that saved."""
+
+
+@study.command('report', add_help_option=False, context_settings={'ignore_unknown_options': True})
+@click.argument('arguments', nargs=-1, type=click.UNPROCESSED, metavar='STUDY.yaml... [OPTIONS]')
+def study_report(arguments: tuple[str, ...]) -> None:
+    """Say what the runs of a study cost and reached; the options are those of 'composer-kd report'."""
+    from pathlib import Path
+
+    from composer_kd.report.command import report
+    from composer_kd.studies.file.schema import load_study
+
+    def folder(argument: str) -> str:
+        return str(load_study(argument).folder) if Path(argument).is_file() else argument
+
+    report.main([_or_told(partial(folder, argument)) for argument in arguments], 'composer-kd study report')
 
 
 def _or_told(run: Callable[[], T]) -> T:

@@ -25,6 +25,10 @@ _POLL_SECONDS = 0.2
 _HELD: dict[Path, FolderLock] = {}
 
 
+class FolderBusy(ValueError):
+    """Another process is training in the folder."""
+
+
 class FolderLock:
     """The lock on a run folder, held from its making until :meth:`release` or the end of this process.
 
@@ -37,7 +41,7 @@ class FolderLock:
         folder: The run folder; it must exist.
 
     Raises:
-        ValueError: If another process holds it for longer than ``WAIT_SECONDS``.
+        FolderBusy: If another process holds it for longer than ``WAIT_SECONDS``.
 
     Example:
         >>> import tempfile
@@ -90,7 +94,7 @@ def _take(path: Path) -> int | None:
             holder = os.read(file, 1000).decode(errors='replace').strip() or 'another process'
             if time.monotonic() >= until:
                 os.close(file)
-                raise ValueError(
+                raise FolderBusy(
                     f"run_folder: '{path.parent}' is being trained in by {holder}. Wait for it or stop it, or choose "
                     'another run_name.',
                 ) from None

@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -69,12 +69,19 @@ class Trials:
     """
 
     spec: StudySpec
-    storage: RDBStorage = field(init=False)
+    storage: BaseStorage = field(init=False)
+    database: RDBStorage = field(init=False)
 
     def __post_init__(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url = self.spec.storage_url
-        self.storage = patiently(lambda: open_storage(url))
+        self.database = patiently(lambda: open_storage(url))
+        self.storage = get_storage(self.database)  # which reads a trial that is over once
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.storage.remove_session()
+        self.database.engine.dispose()
 
     def study_name(self, chain: str) -> str:
         """Name of the Optuna study of a chain: each search learns from its own runs alone."""

@@ -14,8 +14,9 @@ import warnings
 from collections.abc import Callable
 from typing import IO, Any
 
+from composer_kd.runs.lock import FolderBusy
 from composer_kd.studies.work.alive import end_with_worker
-from composer_kd.studies.work.jobs import PRUNED, REFUSED, STORAGE, Answer, Job
+from composer_kd.studies.work.jobs import BUSY, PRUNED, REFUSED, STORAGE, Answer, Job
 
 
 def train_job(job: Job) -> Answer:
@@ -60,6 +61,8 @@ def _answered(run: Callable[[], Answer]) -> Answer:
 
     try:
         return run()
+    except FolderBusy as error:
+        return Answer(status=BUSY, message=str(error))
     except Exception as error:
         message = told_to_user(error)
         if message is not None:

@@ -20,8 +20,8 @@ from composer_kd.studies.work.jobs import Pruned
 class Pruning(Callback):
     """Tells Optuna the quality at every evaluation and stops the run when the study's pruner says so.
 
-    Rank zero asks, all ranks hear the answer; the step is the batch. A resumed run reports again what it evaluates again,
-    which Optuna keeps once. The evaluation at the end of training prunes nothing.
+    Rank zero asks, all ranks hear the answer; the step is the batch. What a resumed run evaluates again it reports again,
+    and Optuna keeps it once. The evaluation at the end of training prunes nothing.
 
     Events: ``EVAL_AFTER_ALL``. State touched: ``max_duration`` through ``stop_training()``. Checkpoint: nothing.
 

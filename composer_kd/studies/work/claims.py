@@ -16,7 +16,7 @@ from composer_kd.studies.rules.planned import Planned, planned_runs
 from composer_kd.studies.rules.policy import Candidate, choose
 from composer_kd.studies.store.attempts import OVER, Attempt, Attempts, Outcome
 from composer_kd.studies.store.trials import Given, Trials
-from composer_kd.studies.work.jobs import PRUNED, REFUSED, Answer, Job, Pruned
+from composer_kd.studies.work.jobs import BUSY, PRUNED, REFUSED, Answer, Job, Pruned
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,11 @@ class Claims:
         candidates = [candidate_of(Path(folder), Path(folder).name) for folder in planned.teachers.runs]
         for key in planned.pool:
             if key in known and known[key][-1].outcome == 'finished':
-                candidates.append(self.candidate(key))
+                try:
+                    RunFolder(self.folder(key)).latest_checkpoint()
+                    candidates.append(self.candidate(key))
+                except (FileNotFoundError, ValueError) as gone:
+                    log.warning('%s cannot teach %s: %s', key, planned.key, gone)
         chosen = choose(
             planned.teachers, candidates, f'{self.spec.name}/{planned.key}', self.spec.metric,
             self.spec.is_higher_better,
@@ -219,13 +223,15 @@ class Claims:
                 reason = f'it finished with {self.spec.metric} {quality}'
         elif answer.status == PRUNED:
             outcome = 'pruned'
+        elif answer.status == BUSY:
+            outcome = 'released'  # the processes of its last worker have not ended yet
         elif answer.status != REFUSED:
             died = [t for t in self.attempts.all()[claim.planned.key] if t.outcome == 'died']
             reason = reason or 'it ended before its training did'
             if len(died) < self.spec.retries:
                 outcome = 'died'
         ended = Ended(claim.planned, outcome, quality, reason)
-        if outcome != 'died':
+        if outcome in OVER:
             self._mark(claim.planned.key, record, outcome)
             self.trials.tell(claim.planned, claim.given.number, outcome, quality)
         self.attempts.end(claim.attempt, outcome, reason)
@@ -240,8 +246,7 @@ class Claims:
     def shut(self) -> None:
         """Let go of the databases."""
         self.attempts.close()
-        self.trials.storage.remove_session()
-        self.trials.storage.engine.dispose()
+        self.trials.close()
 
 
 def read_record(folder: Path) -> Record | None:

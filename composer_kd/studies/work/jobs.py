@@ -12,8 +12,8 @@ from composer_kd.runs import write_atomically
 STORAGE = 'COMPOSER_KD_STORAGE'
 """Environment variable with the URL of the study's database; it may hold a password, so no file has it."""
 
-REFUSED, PRUNED = 64, 65
-"""Exit status of a run whose recipe was refused, and of one that the pruner stopped."""
+REFUSED, PRUNED, BUSY = 64, 65, 66
+"""Exit status of a run whose recipe was refused, that the pruner stopped, whose folder another process trains in."""
 
 
 class Pruned(BaseModel):
@@ -77,7 +77,7 @@ class Answer(BaseModel):
     """How a job ended, as one line of JSON.
 
     Attributes:
-        status: 0, ``REFUSED``, ``PRUNED``, or 1 for any other error.
+        status: 0, ``REFUSED``, ``PRUNED``, ``BUSY``, or 1 for any other error.
         message: What was wrong.
     """
 

@@ -145,6 +145,8 @@ class ProcessSlot(Slot):
         except queue.Empty:
             return None
         if answer is not None:
+            if answer.status == 1:
+                self.stop()  # an error that nobody foresaw may have left anything behind
             return answer
         status = self._process.wait()
         self.stop()
