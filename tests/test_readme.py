@@ -16,6 +16,9 @@ from composer_kd.cli import main
 from composer_kd.losses import LOSSES, make_loss
 from composer_kd.recipes import check_recipe, load_recipe
 from composer_kd.recipes.load import parse_recipe
+from composer_kd.studies.file.schema import parse_study
+from composer_kd.studies.training.making import check
+from composer_kd.studies.work.rehearsal import kinds
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -73,7 +76,22 @@ def test_the_recipe_entry_over_a_recipe_that_is_there(made, monkeypatch):
 
 
 def test_the_whole_recipe():
-    check_recipe(parse_recipe(yaml.safe_load(blocks('yaml')[1])))
+    check_recipe(parse_recipe(yaml.safe_load(blocks('yaml')[2])))
+
+
+def test_the_study():
+    spec = parse_study(yaml.safe_load(blocks('yaml')[1]), ROOT / 'yamls' / 'studies')
+    jobs = [job for _, job in kinds(spec)]
+    assert len(jobs) == 3, 'one for each batch size, among them both ends of the range'
+    for job in jobs:
+        check(job)
+
+
+def test_every_command_is_named():
+    pages = README + (ROOT / 'yamls' / 'studies' / 'README.md').read_text()
+    for command in ('validate', 'plan', 'report', 'study run', 'study status', 'study report'):
+        assert f'composer-kd {command}' in pages
+        assert CliRunner().invoke(main, [*command.split(), '--help']).exit_code == 0
 
 
 def table_after(heading):

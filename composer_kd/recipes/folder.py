@@ -13,6 +13,7 @@ from composer.utils import dist
 
 from composer_kd.recipes.schema import WITHOUT_EFFECT, Recipe
 from composer_kd.runs import RunFolder, digest
+from composer_kd.runs.files import is_leftover
 from composer_kd.runs.lock import LOCK_NAME, FolderLock
 
 
@@ -128,8 +129,10 @@ def _start(folder: RunFolder, recipe: Recipe) -> int | None:
 
 
 def holds_nothing(folder: RunFolder) -> bool:
-    """Whether a run folder is missing or empty, but for the lock of a training that was killed."""
-    return not folder.path.exists() or all(path.name == LOCK_NAME for path in folder.path.iterdir())
+    """Whether a run folder is missing or empty, but for what a training that was killed at its start leaves behind."""
+    return not folder.path.exists() or all(
+        path.name == LOCK_NAME or is_leftover(path) for path in folder.path.iterdir()
+    )
 
 
 _START = re.compile(r'start(\d+)-')

@@ -246,5 +246,5 @@ def _general_notes(asked: Asked, kinds: Mapping[str, object]) -> list[str]:
         found.append('The training of the teachers is not charged: they were there. With --teachers charged it is.')
     if asked.steady:
         found.append('Training time is taken at the median time of a batch of each method, since other work on a '
-                     'machine makes single runs slow.')
+                     'machine makes single runs slow. The intervals do not hold what may be off in these medians.')
     return found

@@ -45,6 +45,16 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
         raise
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what :func:`write_atomically` leaves behind when it is killed.
+
+    Example:
+        >>> is_leftover(Path('.recipe.yaml.123.tmp')), is_leftover(Path('recipe.yaml'))
+        (True, False)
+    """
+    return path.name.startswith('.') and path.name.endswith('.tmp')
+
+
 def digest(obj: Any) -> str:
     """SHA-256 of plain data, the same for the same content whatever the order of its keys.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STUDY = click.argument('study', metavar='STUDY.yaml')
 OVERRIDES = click.argument('overrides', nargs=-1, metavar='[KEY=VALUE]...')
-_REDRAW = 2.0
+_REDRAW = 3.0
 _WORDS = {
     'began': 'begins', 'died': 'died, will be tried again', 'failed': 'FAILED', 'lost': 'was taken by another worker',
 }
@@ -33,18 +33,22 @@ _WORDS = {
 @STUDY
 @OVERRIDES
 @click.option('--gpus', default=None, metavar='0,1,...', help='GPUs of this worker; by default all that it sees.')
+@click.option('--retry-failed', is_flag=True, help='Make runs that failed again, as they were.')
 @click.option('--plain', is_flag=True, help='Print a line for every event instead of a live table.')
-def run(study: str, overrides: tuple[str, ...], gpus: str | None, plain: bool) -> None:
+def run(study: str, overrides: tuple[str, ...], gpus: str | None, retry_failed: bool, plain: bool) -> None:
     """Make the runs of a study that are not there yet.
 
     Stop it at any moment (Ctrl-C, a kill, a power cut) and give the same command again: finished runs are kept, and
     half-finished ones go on at their latest checkpoint. Give it on further machines to make runs side by side; they
     need the same folder and, for more than one machine, a database server as the study's storage.
     """
-    sys.exit(_or_told(lambda: _run(study, overrides, gpus.split(',') if gpus else None, plain)))
+    named = [name.strip() for name in gpus.split(',')] if gpus else None
+    sys.exit(_or_told(lambda: _run(study, overrides, named, retry_failed, plain)))
 
 
-def _run(path: str, overrides: tuple[str, ...], gpus: list[str] | None, plain: bool) -> int:
+def _run(
+    path: str, overrides: tuple[str, ...], gpus: list[str] | None, retry_failed: bool, plain: bool,
+) -> int:
     from composer_kd.studies.file.schema import load_study
     from composer_kd.studies.progress.overview import run_states
     from composer_kd.studies.progress.status import status_lines, status_table
@@ -69,7 +73,7 @@ def _run(path: str, overrides: tuple[str, ...], gpus: list[str] | None, plain: b
             drawn_at = time.monotonic()
 
     console.print(f"Study '{spec.name}' in {spec.folder}: looking at its runs ...", highlight=False, markup=False)
-    worker = Worker(spec, told, drawn, gpus)
+    worker = Worker(spec, told, drawn, gpus, retry_failed)
     with live if live is not None else nullcontext():
         states = worker.run()
     show(console, spec, states)
@@ -106,7 +110,7 @@ def _status(path: str, overrides: tuple[str, ...], all_runs: bool, watch: bool) 
             if watch:
                 console.clear()
             show(console, spec, states, all_runs)
-            if not watch or all(state.is_over for state in states):
+            if not watch or claims.pending() == 0:
                 return 0
             time.sleep(_REDRAW)
     finally:
@@ -136,9 +140,15 @@ def _or_told(call: Callable[[], int]) -> int:
         return call()
     except Exception as error:
         message = told_to_user(error)
-        if message is None and isinstance(error, OperationalError):
+        cause = error if isinstance(error, OperationalError) else error.__cause__
+        if message is None and isinstance(cause, OperationalError):
             # What SQLAlchemy says goes on about its documentation; the URL may hold a password and is not told.
-            message = f'the database of the study does not answer: {str(error.orig).splitlines()[0]}'
+            message = f"storage: the database does not answer: {' '.join(str(cause.orig).split())}"
+        elif message is None and isinstance(error, ImportError) and 'DB access' in str(error):
+            message = (
+                f"storage: the database's driver is missing ({error.__cause__}). Install it: "
+                "pip install 'composer_kd[postgresql]' or 'composer_kd[mysql]'."
+            )
         if message is None:
             raise
         click.echo(f'error: {message}', err=True)

@@ -99,3 +99,17 @@ def _range(key: str, item: Mapping[str, Any]) -> Range:
     except ValidationError as error:
         told = in_one_paragraph(error, '')
         raise ValueError(f'.{key}{told}' if told.startswith(':') else f'.{key}.{told}') from None
+
+
+def points(value: Range | list[Any]) -> list[Any]:
+    """Every value of a finite range or a list.
+
+    Example:
+        >>> points(Range(low=8, high=32, step=8))
+        [8, 16, 24, 32]
+    """
+    if not isinstance(value, Range):
+        return list(value)
+    assert value.is_finite, 'the schema refuses endless ranges where all points are needed'
+    step = value.step or 1
+    return [value.low + place * step for place in range(round((value.high - value.low) / step) + 1)]

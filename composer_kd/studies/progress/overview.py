@@ -10,7 +10,8 @@ from composer_kd.runs import Record
 from composer_kd.studies.progress.state import RunState, State
 from composer_kd.studies.rules.planned import planned_runs
 from composer_kd.studies.store.attempts import OVER, Attempt
-from composer_kd.studies.work.claims import Claims, read_record
+from composer_kd.studies.work.claims import Claims
+from composer_kd.studies.work.pool import read_record
 
 _AHEAD = 20
 
@@ -74,7 +75,7 @@ def _state(claims: Claims, tries: list[Attempt]) -> State:
         return outcome
     if outcome is None and not claims.attempts.is_dead(tries[-1]):
         return 'running'
-    return 'died'
+    return 'waiting' if outcome == 'released' else 'died'
 
 
 def _latest(record: Record | None, metric: str) -> float | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
 from composer_kd.studies.file.checks import EARLIER
 from composer_kd.studies.file.fields import over, slug
-from composer_kd.studies.file.parts import Earlier, TeacherPolicy
+from composer_kd.studies.file.parts import Earlier, Search, TeacherPolicy
 from composer_kd.studies.file.schema import StudySpec
+from composer_kd.studies.file.space import points
 
 LONGEST_SEARCH = 10_000
 """Runs of a search whose budget says nothing of runs."""
@@ -159,7 +161,7 @@ def _earlier(spec: StudySpec, earlier: Earlier) -> Iterator[Planned]:
 
 def _chained(spec: StudySpec) -> Iterator[Planned]:
     steps = spec.sequence.steps if spec.sequence is not None else None
-    length = len(steps) if steps is not None else (spec.search.runs if spec.search else 0) or LONGEST_SEARCH
+    length = len(steps) if steps is not None else _search_length(spec.search)
     chains = [(seed, name, f'{slug(name)}-seed{seed}') for seed in spec.seeds for name in spec.methods]
     for index in range(length):
         for seed, name, chain in chains:
@@ -175,6 +177,15 @@ def _chained(spec: StudySpec) -> Iterator[Planned]:
                 waits=tuple(pool) if steps is not None else tuple(pool[:1]),
                 tags=_tags(spec, name, seed, index, **({} if steps is None else {'step': str(index)})),
             )
+
+
+def _search_length(search: Search | None) -> int:
+    """Runs of a search at most; one that tries every point of its space ends with the last."""
+    assert search is not None
+    length = search.runs or LONGEST_SEARCH
+    if search.sampler['name'] in ('grid', 'brute_force'):
+        length = min(length, math.prod(len(points(value)) for value in search.space.values()))
+    return length
 
 
 def _tags(spec: StudySpec, method: str, seed: int, index: int, role: str = 'run', **more: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ database, and nothing is ever deleted, so what was lost to crashes can be read l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -28,10 +29,12 @@ Outcome = Literal['finished', 'pruned', 'failed', 'died', 'lost', 'released']
 OVER = ('finished', 'pruned', 'failed')
 """Outcomes after which a run is not tried again."""
 
-PATIENCE = 300.0
-"""Seconds to go on asking a database that does not answer."""
+PATIENCE, FIRST_PATIENCE = 300.0, 10.0
+"""Seconds to go on asking a database that does not answer any more, and one that never did."""
 
 T = TypeVar('T')
+
+_IDENTITY = '/'  # no key of a run
 
 _TABLE = sa.Table(
     'composer_kd_attempts', sa.MetaData(),
@@ -79,9 +82,14 @@ class Attempt:
         return max(0.0, self.beat - self.started)
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """Call; where the database does not answer, go on trying for a while: a training is not lost to a restart of it."""
-    deadline, pause = time.monotonic() + PATIENCE, 0.5
+def patiently(call: Callable[[], T], patience: float | None = None) -> T:
+    """Call; where the database does not answer, go on trying for a while: a training is not lost to a restart of it.
+
+    Args:
+        call: What to do; it may be done twice where the answer to the first got lost.
+        patience: How long, in seconds; by default ``PATIENCE``.
+    """
+    deadline, pause = time.monotonic() + (PATIENCE if patience is None else patience), 0.5
     while True:
         try:
             return call()
@@ -110,10 +118,29 @@ def _machine() -> str:
         return platform.node()
 
 
+def _started(pid: int) -> str:
+    """When a process was started, as a number that no change of the clock moves.
+
+    Raises:
+        psutil.NoSuchProcess: If there is none, or it has ended and only waits for its parent to hear of it.
+    """
+    try:
+        # After the name, which may hold anything: state, and as the twentieth the ticks since the boot.
+        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+        state, ticks = fields[0], fields[19]
+    except FileNotFoundError:
+        process = psutil.Process(pid)
+        state, ticks = process.status(), f'{process.create_time():.2f}'
+    except OSError as error:
+        raise psutil.NoSuchProcess(pid) from error
+    if state in ('Z', 'X', psutil.STATUS_ZOMBIE):
+        raise psutil.NoSuchProcess(pid)
+    return ticks
+
+
 def this_worker() -> str:
     """This process, told apart from every other one, on this machine or another: ``machine pid start``."""
-    me = psutil.Process()
-    return f'{_machine()} {me.pid} {me.create_time():.2f}'
+    return f'{_machine()} {os.getpid()} {_started(os.getpid())}'
 
 
 def is_gone(worker: str) -> bool | None:
@@ -123,12 +150,11 @@ def is_gone(worker: str) -> bool | None:
         >>> is_gone(this_worker()), is_gone('elsewhere 1 0.00')
         (False, None)
     """
-    machine, pid, created = worker.rsplit(' ', 2)
+    machine, pid, started = worker.rsplit(' ', 2)
     if machine != _machine():
         return None
     try:
-        process = psutil.Process(int(pid))
-        return f'{process.create_time():.2f}' != created or process.status() == psutil.STATUS_ZOMBIE
+        return _started(int(pid)) != started
     except psutil.NoSuchProcess:
         return True
 
@@ -147,7 +173,8 @@ class Attempts:
         self.worker = this_worker()
         self._engine = sa.create_engine(url, **engine_arguments(url))
         self._seen: dict[tuple[str, int], tuple[float, float]] = {}
-        patiently(self._make_table)
+        self._read = time.monotonic()
+        patiently(self._make_table, FIRST_PATIENCE)
 
     def _make_table(self) -> None:
         try:
@@ -155,6 +182,31 @@ class Attempts:
         except (sa.exc.OperationalError, sa.exc.ProgrammingError, IntegrityError):
             if not sa.inspect(self._engine).has_table(_TABLE.name):  # two workers may begin at once
                 raise
+
+    def belong_to(self, identity: str) -> None:
+        """See that the database's study of this name is the one of this folder.
+
+        Raises:
+            ValueError: If it was begun in another folder.
+        """
+        mark = Attempt(_IDENTITY, 0, identity, time.time(), time.time(), 0)
+
+        def ask() -> str:
+            with contextlib.suppress(IntegrityError), self._engine.begin() as connection:
+                connection.execute(sa.insert(_TABLE).values(study=self.study, **self._values(mark)))
+            with self._engine.connect() as connection:
+                return str(connection.execute(sa.select(_TABLE.c.worker).where(self._row(mark))).scalar_one())
+
+        if patiently(ask) != identity:
+            raise ValueError(
+                f"name: the database has a study '{self.study}' that was begun in another folder, or in this one "
+                'before it was removed. Give this one another name; the workers of a study need one folder that all of '
+                'them see.',
+            )
+
+    @staticmethod
+    def _values(attempt: Attempt) -> dict[str, Any]:
+        return {name: getattr(attempt, name) for name in _COLUMNS}
 
     def close(self) -> None:
         """Let go of the database."""
@@ -164,11 +216,15 @@ class Attempts:
         """Every attempt by run, in order."""
         def read() -> dict[str, list[Attempt]]:
             columns = [_TABLE.c[name] for name in _COLUMNS]
-            query = sa.select(*columns).where(_TABLE.c.study == self.study).order_by(_TABLE.c.run, _TABLE.c.attempt)
+            query = sa.select(*columns).where(_TABLE.c.study == self.study, _TABLE.c.run != _IDENTITY)
             found: dict[str, list[Attempt]] = {}
             with self._engine.connect() as connection:
-                for row in connection.execute(query):
+                for row in connection.execute(query.order_by(_TABLE.c.run, _TABLE.c.attempt)):
                     found.setdefault(row.run, []).append(Attempt(**{**row._mapping, 'reason': row.reason or ''}))
+            # While nobody could reach the database, nobody could give a sign of life either.
+            if time.monotonic() - self._read > self.grace / 2:
+                self._seen.clear()
+            self._read = time.monotonic()
             return found
 
         return patiently(read)
@@ -188,10 +244,9 @@ class Attempts:
         mine = Attempt(run, before.attempt + 1 if before else 1, self.worker, now, now, gpus)
 
         def insert() -> Attempt | None:
-            row = {'study': self.study, **{name: getattr(mine, name) for name in _COLUMNS}}
             try:
                 with self._engine.begin() as connection:
-                    connection.execute(sa.insert(_TABLE).values(**row))
+                    connection.execute(sa.insert(_TABLE).values(study=self.study, **self._values(mine)))
                     if before is not None and before.outcome is None:
                         connection.execute(self._open(before).values(outcome='lost'))
             except IntegrityError:
@@ -212,7 +267,8 @@ class Attempts:
 
     def end(self, attempt: Attempt, outcome: Outcome, reason: str = '') -> bool:
         """Close an attempt; ``False`` if it was not open any more."""
-        return self._update(attempt, beat=time.time(), outcome=outcome, reason=reason)
+        # A log that was torn by a power cut may hold zeros, which PostgreSQL refuses.
+        return self._update(attempt, beat=time.time(), outcome=outcome, reason=reason.replace('\0', ''))
 
     def _update(self, attempt: Attempt, **values: Any) -> bool:
         def update() -> bool:

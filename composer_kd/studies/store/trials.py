@@ -7,40 +7,39 @@ is closed as failed, and the run gets another one.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import inspect
-import warnings
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from composer_kd.names import split_named
-from composer_kd.studies.file.engines import classes
-from composer_kd.studies.file.parts import Range
 from composer_kd.studies.file.schema import StudySpec
 from composer_kd.studies.rules.planned import Planned
-from composer_kd.studies.store.attempts import engine_arguments, patiently
+from composer_kd.studies.store.attempts import FIRST_PATIENCE, engine_arguments, patiently
+from composer_kd.studies.store.samplers import (
+    SEED_OF_THE_SEARCH,
+    distributions,
+    make_pruner,
+    make_sampler,
+    suggest,
+)
 
-_SEED_OF_THE_SEARCH = ('qmc', 'grid', 'cma_es')
-"""Samplers that number their points themselves, so that every worker has to begin with the same seed."""
+STOPPED = 'pruned_at'
+"""Attribute of a trial whose run the pruner stopped."""
 
 
 class _Study(optuna.Study):
-    """A study whose sampler may say that there is nothing left to try, outside of ``Study.optimize`` too."""
-
-    exhausted = False
+    """A study that is asked and told from outside of ``Study.optimize``."""
 
     def stop(self) -> None:
-        """Note it; the worker asks no more."""
-        self.exhausted = True
+        """Samplers of finite spaces call it after the last point; how many runs there are is planned already."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ class Trials:
     def __post_init__(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url = self.spec.storage_url
-        self.database = patiently(lambda: open_storage(url))
+        self.database = patiently(lambda: open_storage(url), FIRST_PATIENCE)
+        self._made: set[str] = set()
         self.storage = get_storage(self.database)  # which reads a trial that is over once
 
     def close(self) -> None:
@@ -90,18 +90,21 @@ class Trials:
     def open_study(self, planned: Planned) -> _Study:
         """The Optuna study that a run belongs to, made if it is not there, with sampler and pruner for this run."""
         name = self.study_name(planned.chain)
-        direction = StudyDirection.MAXIMIZE if self.spec.is_higher_better else StudyDirection.MINIMIZE
-
-        def create() -> None:
-            with contextlib.suppress(DuplicatedStudyError):  # another worker was faster
-                optuna.create_study(storage=self.storage, study_name=name, direction=direction, load_if_exists=True)
-
-        patiently(create)
+        if name not in self._made:
+            patiently(partial(self._make, name))
+            self._made.add(name)
         search = self.spec.search
         if search is None:
             return _Study(name, self.storage)
-        return _Study(name, self.storage, make_sampler(search.sampler, search.space, name, planned.index),
+        # Methods that are compared begin with the same points: their difference is then less a matter of luck.
+        seeds = f'{self.spec.name}/seed{planned.seed}'
+        return _Study(name, self.storage, make_sampler(search.sampler, search.space, seeds, planned.index),
                       make_pruner(search.pruner))
+
+    def _make(self, name: str) -> None:
+        direction = StudyDirection.MAXIMIZE if self.spec.is_higher_better else StudyDirection.MINIMIZE
+        with contextlib.suppress(DuplicatedStudyError):  # another worker was faster
+            optuna.create_study(storage=self.storage, study_name=name, direction=direction, load_if_exists=True)
 
     def given(self, planned: Planned) -> Given | None:
         """What a run was given at an earlier attempt; ``None`` if nothing was, or not all of it."""
@@ -111,29 +114,44 @@ class Trials:
     def open(self, planned: Planned) -> tuple[Trial, dict[str, Any]]:
         """Open a run's trial.
 
+        A trial that was opened by a worker which died is gone on with where its sampler has drawn nothing yet, or
+        draws nothing by chance; otherwise it is closed, as the sampler's next numbers would be others.
+
         Returns:
             The trial and what the search suggests for it.
-
-        Raises:
-            LookupError: If the sampler has nothing left to suggest.
         """
-        study = self.open_study(planned)
+        study, trial = self.open_study(planned), None
         for old in self._of_run(study, planned):
-            if old.state == TrialState.RUNNING:
+            if old.state != TrialState.RUNNING:
+                continue
+            if trial is None and (not old.params or self.spec.search is None or self._is_numbered):
+                trial = Trial(study, old._trial_id)
+            else:
                 patiently(partial(study.tell, old.number, state=TrialState.FAIL, skip_if_finished=True))
-        attributes = {
-            'run': planned.key, 'method': planned.method, 'seed': planned.seed, **planned.params,
-        }
-        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-        study_id = patiently(lambda: self.storage.get_study_id_from_name(study.study_name))
-        trial_id = patiently(lambda: self.storage.create_new_trial(study_id, template))
-        trial = Trial(study, trial_id)
-        if study.exhausted:
-            raise LookupError(f"the sampler of '{study.study_name}' has tried every point of the space")
-        suggested = {}
-        for key, distribution in distributions(self.spec).items():
-            suggested[key] = suggest(trial, key, distribution)
-        return trial, suggested
+        if trial is None:
+            trial = Trial(study, self._create(planned, {}, {}))
+        return trial, {key: suggest(trial, key, space) for key, space in distributions(self.spec).items()}
+
+    @property
+    def _is_numbered(self) -> bool:
+        return self.spec.search is not None and self.spec.search.sampler['name'] in (*SEED_OF_THE_SEARCH, 'brute_force')
+
+    def _create(self, planned: Planned, params: Mapping[str, Any], more: Mapping[str, Any]) -> int:
+        template = create_trial(
+            state=TrialState.RUNNING, params=dict(params),
+            distributions={key: space for key, space in distributions(self.spec).items() if key in params},
+            user_attrs={'run': planned.key, 'method': planned.method, 'seed': planned.seed, **planned.params, **more},
+        )
+        name = self.study_name(planned.chain)
+        study_id = patiently(lambda: self.storage.get_study_id_from_name(name))
+        return patiently(lambda: self.storage.create_new_trial(study_id, template))
+
+    def again(self, planned: Planned) -> None:
+        """Give a run that failed another trial with the same settings."""
+        old = self.finished(planned)
+        if old is not None and old.state == TrialState.FAIL:
+            kept = {key: old.user_attrs[key] for key in ('teachers', 'set')}
+            self._create(planned, old.params, kept)
 
     def give(self, trial: Trial, set_: Mapping[str, Any], teachers: list[str]) -> Given:
         """Keep with a trial what its run is made with; a run that is started again is given the same."""
@@ -145,6 +163,11 @@ class Trials:
         """Optuna's id of a trial, across studies."""
         study_id = self.storage.get_study_id_from_name(self.study_name(planned.chain))
         return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def was_pruned(self, planned: Planned) -> str | None:
+        """Where the pruner stopped a run, if it did: its worker may have died before it heard of it."""
+        trial = self._trial(self.open_study(planned), planned)
+        return trial.user_attrs.get(STOPPED) if trial is not None else None
 
     def tell(self, planned: Planned, number: int, outcome: str, quality: float | None) -> None:
         """Close a trial: ``finished`` with its quality, ``pruned`` or ``failed``."""
@@ -185,88 +208,14 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         ImportError: If the database's driver is not installed.
     """
-    return RDBStorage(url, engine_kwargs=engine_arguments(url))
-
-
-def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """The search space as Optuna's distributions; empty without a search."""
-    return {} if spec.search is None else {key: _distribution(value) for key, value in spec.search.space.items()}
-
-
-def _distribution(value: Range | list[Any]) -> BaseDistribution:
-    if not isinstance(value, Range):
-        return CategoricalDistribution(list(value))
-    if value.is_whole:
-        return IntDistribution(int(value.low), int(value.high), log=value.log, step=int(value.step or 1))
-    return FloatDistribution(value.low, value.high, log=value.log, step=value.step)
-
-
-def suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
-    """Suggest one value."""
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(key, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(
-            key, distribution.low, distribution.high, step=distribution.step, log=distribution.log,
-        )
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-
-
-def make_sampler(
-    component: Mapping[str, Any], space: Mapping[str, Range | list[Any]], search: str, index: int,
-) -> optuna.samplers.BaseSampler:
-    """A sampler by its name, seeded by the search and the run.
-
-    What is suggested then follows from the runs before it alone, and not from how often the worker was restarted.
-
-    Args:
-        component: Mapping of ``name`` and settings.
-        space: The search space.
-        search: Name of the search.
-        index: Number of the run in it.
-    """
-    name, settings = split_named(component, 'search.sampler')
-    kind = classes('sampler')[name]
-    accepted = inspect.signature(kind).parameters
-    if 'seed' in accepted:
-        own = int(settings.pop('seed', None) or 0)
-        run = '' if name in _SEED_OF_THE_SEARCH else f'/{index}'
-        settings['seed'] = int.from_bytes(hashlib.sha256(f'{search}/{own}{run}'.encode()).digest()[:4], 'big')
-    if 'search_space' in accepted:
-        settings['search_space'] = {key: points(value) for key, value in space.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ExperimentalWarning)
-        sampler: optuna.samplers.BaseSampler = kind(**settings)
-    return sampler
-
-
-def points(value: Range | list[Any]) -> list[Any]:
-    """Every value of a finite range or a list.
-
-    Example:
-        >>> points(Range(low=8, high=32, step=8))
-        [8, 16, 24, 32]
-    """
-    if not isinstance(value, Range):
-        return list(value)
-    assert value.is_finite, 'the schema refuses endless ranges where all points are needed'
-    step = value.step or 1
-    return [value.low + place * step for place in range(round((value.high - value.low) / step) + 1)]
-
-
-def make_pruner(component: Mapping[str, Any] | None) -> optuna.pruners.BasePruner:
-    """A pruner by its name and settings; ``None`` for none."""
-    if component is None:
-        return optuna.pruners.NopPruner()
-    name, settings = split_named(component, 'search.pruner')
-    if settings.get('wrapped_pruner') is not None:
-        inner = settings['wrapped_pruner']
-        settings['wrapped_pruner'] = make_pruner({'name': inner} if isinstance(inner, str) else inner)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ExperimentalWarning)
-        pruner: optuna.pruners.BasePruner = classes('pruner')[name](**settings)
-    return pruner
+    for tries in range(5, -1, -1):
+        try:
+            return RDBStorage(url, engine_kwargs=engine_arguments(url))
+        except (IntegrityError, ProgrammingError):  # workers that begin at once make the same tables
+            if not tries:
+                raise
+            time.sleep(0.5)
+    raise AssertionError('unreachable')
 
 
 def _given(trial: FrozenTrial) -> Given:

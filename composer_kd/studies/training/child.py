@@ -12,11 +12,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
+from composer_kd.runs import write_atomically
 from composer_kd.runs.lock import FolderBusy
 from composer_kd.studies.work.alive import end_with_worker
-from composer_kd.studies.work.jobs import BUSY, PRUNED, REFUSED, STORAGE, Answer, Job
+from composer_kd.studies.work.jobs import BUSY, PRUNED, REFUSED, STORAGE, Answer, Job, answer_path
 
 
 def train_job(job: Job) -> Answer:
@@ -125,7 +127,10 @@ def main(arguments: list[str]) -> int:
         answer = train_job(Job.read(arguments[0]))
         if answer.message:
             print(answer.message, file=sys.stderr)
-        return answer.status
+        # The launcher ends all ranks when one ends otherwise than well, and its own status is then any rank's.
+        if answer.status in (REFUSED, BUSY) or (answer.status == PRUNED and os.environ.get('RANK', '0') == '0'):
+            write_atomically(answer_path(Path(arguments[0])), answer.model_dump_json())
+        return 0 if answer.status == PRUNED else answer.status
     # The pipe of the answers is kept for them: what is printed by anything else would break a line.
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)

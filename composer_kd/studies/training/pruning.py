@@ -9,19 +9,21 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 from optuna import Study
+from optuna.storages import RDBStorage
 from optuna.trial import Trial
 
 from composer_kd.callbacks.run_recorder import RunRecorder
 from composer_kd.studies.store.attempts import patiently
-from composer_kd.studies.store.trials import make_pruner, open_storage
+from composer_kd.studies.store.samplers import make_pruner
+from composer_kd.studies.store.trials import STOPPED, open_storage
 from composer_kd.studies.work.jobs import Pruned
 
 
 class Pruning(Callback):
     """Tells Optuna the quality at every evaluation and stops the run when the study's pruner says so.
 
-    Rank zero asks, all ranks hear the answer; the step is the batch. What a resumed run evaluates again it reports again,
-    and Optuna keeps it once. The evaluation at the end of training prunes nothing.
+    Rank zero asks, all ranks hear the answer; the step is the batch. What a resumed run evaluates again, it reports
+    again, and Optuna keeps once. The evaluation at the end of training prunes nothing.
 
     Events: ``EVAL_AFTER_ALL``. State touched: ``max_duration`` through ``stop_training()``. Checkpoint: nothing.
 
@@ -39,9 +41,10 @@ class Pruning(Callback):
         self.pruned, self.told = False, ''
         self._metric = metric
         self._trial: Trial | None = None
+        self._database: RDBStorage | None = None
         if dist.get_global_rank() == 0:
-            storage = patiently(lambda: open_storage(url))
-            study = Study(where.study, storage, pruner=make_pruner(where.pruner))
+            self._database = patiently(lambda: open_storage(url))
+            study = Study(where.study, self._database, pruner=make_pruner(where.pruner))
             self._trial = Trial(study, where.trial)
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
@@ -68,4 +71,14 @@ class Pruning(Callback):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)  # of a step that was reported before the run was resumed
             patiently(lambda: trial.report(value, latest.batch))
-        return f'{self._metric} {value:.5g} at batch {latest.batch}' if patiently(trial.should_prune) else ''
+        if not patiently(trial.should_prune):
+            return ''
+        told = f'{self._metric} {value:.5g} at batch {latest.batch}'
+        # The run may be killed before anybody hears of it, and not come by this batch again.
+        patiently(lambda: trial.set_user_attr(STOPPED, told))
+        return told
+
+    def post_close(self) -> None:
+        """Let go of the database."""
+        if self._database is not None:
+            self._database.engine.dispose()

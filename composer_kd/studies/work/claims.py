@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ from composer_kd.runs import Record, RunFolder
 from composer_kd.studies.file.schema import StudySpec
 from composer_kd.studies.rules.budget import used_up
 from composer_kd.studies.rules.planned import Planned, planned_runs
-from composer_kd.studies.rules.policy import Candidate, choose
 from composer_kd.studies.store.attempts import OVER, Attempt, Attempts, Outcome
 from composer_kd.studies.store.trials import Given, Trials
-from composer_kd.studies.work.jobs import BUSY, PRUNED, REFUSED, Answer, Job, Pruned
-
-log = logging.getLogger(__name__)
+from composer_kd.studies.work.alive import ORPHANED
+from composer_kd.studies.work.jobs import BUSY, PRUNED, Answer, Job, Pruned
+from composer_kd.studies.work.pool import Pool, final_quality, read_record
 
 _OUTCOMES: dict[str, Outcome] = {'COMPLETE': 'finished', 'PRUNED': 'pruned', 'FAIL': 'failed'}
 
@@ -71,8 +69,7 @@ class Claims:
         self.spec, self.gpus = spec, gpus
         self.trials = Trials(spec)  # makes the database, of which the attempts are a table
         self.attempts = Attempts(spec.storage_url, spec.name)
-        self._exhausted: set[str] = set()
-        self._candidates: dict[str, Candidate] = {}
+        self.pool = Pool(spec)
 
     def folder(self, key: str) -> Path:
         """The folder of a run."""
@@ -91,7 +88,7 @@ class Claims:
             last = known[planned.key][-1] if planned.key in known else None
             if planned.key in over or not over.issuperset(planned.waits):
                 continue
-            if last is None and (planned.chain in spent or planned.chain in self._exhausted):
+            if last is None and planned.chain in spent:
                 continue
             if last is None or last.outcome is not None or self.attempts.is_dead(last):
                 yield planned, last
@@ -114,7 +111,7 @@ class Claims:
         for planned in self._planned(known):
             tries = known.get(planned.key)
             if tries is None:
-                left += planned.chain not in spent and planned.chain not in self._exhausted
+                left += planned.chain not in spent
             else:
                 left += tries[-1].outcome not in OVER
         return left
@@ -138,18 +135,11 @@ class Claims:
             attempt = self.attempts.claim(planned.key, before, self.gpus)
             if attempt is None:
                 continue
-            closed = self.trials.finished(planned)
-            if closed is not None:
-                ended = Ended(planned, _OUTCOMES[closed.state.name], closed.value, 'found when it was taken up again')
-                self.attempts.end(attempt, ended.outcome, ended.reason)
-                return ended
+            over = self._over_already(planned, attempt)
+            if over is not None:
+                return over
             try:
                 given = self.trials.given(planned) or self._give(planned)
-            except LookupError as nothing_left:
-                self._exhausted.add(planned.chain)
-                log.info('%s: %s.', planned.key, nothing_left)
-                self.attempts.end(attempt, 'released', str(nothing_left))
-                continue
             except ValueError as refused:
                 self.attempts.end(attempt, 'failed', str(refused))
                 return Ended(planned, 'failed', None, str(refused))
@@ -158,8 +148,39 @@ class Claims:
             return Claim(planned, attempt, given, path, self.log_of(planned.key))
         return None
 
+    def _over_already(self, planned: Planned, attempt: Attempt) -> Ended | None:
+        """Book a run that was over when its worker died, and nobody had said so."""
+        closed = self.trials.finished(planned)
+        if closed is not None:
+            ended = Ended(planned, _OUTCOMES[closed.state.name], closed.value, 'found when it was taken up again')
+            self.attempts.end(attempt, ended.outcome, ended.reason)
+            return ended
+        given = self.trials.given(planned)
+        stopped = self.trials.was_pruned(planned)
+        if given is None or stopped is None:
+            return None
+        return self._book(planned, attempt, given, 'pruned', stopped)
+
+    def try_again(self) -> list[str]:
+        """Let the runs that failed be made again, with the settings and teachers that they had.
+
+        Returns:
+            Their keys.
+        """
+        found = []
+        for key, tries in self.attempts.all().items():
+            if tries[-1].outcome != 'failed':
+                continue
+            planned = next((run for run in planned_runs(self.spec) if run.key == key), None)
+            attempt = self.attempts.claim(key, tries[-1], 0) if planned is not None else None
+            if planned is not None and attempt is not None:
+                self.trials.again(planned)
+                self.attempts.end(attempt, 'released', 'to be tried again')
+                found.append(key)
+        return found
+
     def _give(self, planned: Planned) -> Given:
-        teachers = self._teachers(planned)
+        teachers = self.pool.teachers(planned, self.attempts.all()) if planned.teachers is not None else []
         if planned.needs_teacher and not teachers:
             raise ValueError(
                 f"{planned.key}: none of the runs that were to teach it can: see 'composer-kd study status' for those "
@@ -167,30 +188,6 @@ class Claims:
             )
         trial, suggested = self.trials.open(planned)
         return self.trials.give(trial, {**planned.set, **suggested}, teachers)
-
-    def _teachers(self, planned: Planned) -> list[str]:
-        if planned.teachers is None:
-            return []
-        known = self.attempts.all()
-        candidates = [candidate_of(Path(folder), Path(folder).name) for folder in planned.teachers.runs]
-        for key in planned.pool:
-            if key in known and known[key][-1].outcome == 'finished':
-                try:
-                    RunFolder(self.folder(key)).latest_checkpoint()
-                    candidates.append(self.candidate(key))
-                except (FileNotFoundError, ValueError) as gone:
-                    log.warning('%s cannot teach %s: %s', key, planned.key, gone)
-        chosen = choose(
-            planned.teachers, candidates, f'{self.spec.name}/{planned.key}', self.spec.metric,
-            self.spec.is_higher_better,
-        )
-        return [candidate.folder for candidate in chosen]
-
-    def candidate(self, key: str) -> Candidate:
-        """A finished run of this study as a possible teacher."""
-        if key not in self._candidates:
-            self._candidates[key] = candidate_of(self.folder(key), key)
-        return self._candidates[key]
 
     def _job(self, planned: Planned, given: Given) -> Job:
         search = self.spec.search
@@ -212,6 +209,8 @@ class Claims:
 
     def close(self, claim: Claim, answer: Answer) -> Ended:
         """Book how an attempt ended: first with Optuna, then in the attempts, so that a kill between is mended."""
+        if not self.attempts.beat(claim.attempt):
+            return Ended(claim.planned, 'lost', None, 'another worker took it, as this one gave no sign of life')
         record = read_record(self.folder(claim.planned.key))
         quality = final_quality(record, self.spec.metric) if record is not None else None
         outcome: Outcome = 'failed'
@@ -223,19 +222,30 @@ class Claims:
                 reason = f'it finished with {self.spec.metric} {quality}'
         elif answer.status == PRUNED:
             outcome = 'pruned'
-        elif answer.status == BUSY:
+        elif answer.status in (BUSY, ORPHANED):
             outcome = 'released'  # the processes of its last worker have not ended yet
-        elif answer.status != REFUSED:
-            died = [t for t in self.attempts.all()[claim.planned.key] if t.outcome == 'died']
+        else:
             reason = reason or 'it ended before its training did'
-            if len(died) < self.spec.retries:
+            if self._deaths(claim.planned.key) < self.spec.retries:
                 outcome = 'died'
-        ended = Ended(claim.planned, outcome, quality, reason)
+        return self._book(claim.planned, claim.attempt, claim.given, outcome, reason, quality)
+
+    def _deaths(self, key: str) -> int:
+        """How often a run died, since it was last given up."""
+        deaths = 0
+        for attempt in self.attempts.all()[key]:
+            deaths = 0 if attempt.outcome == 'failed' else deaths + (attempt.outcome == 'died')
+        return deaths
+
+    def _book(
+        self, planned: Planned, attempt: Attempt, given: Given, outcome: Outcome, reason: str,
+        quality: float | None = None,
+    ) -> Ended:
         if outcome in OVER:
-            self._mark(claim.planned.key, record, outcome)
-            self.trials.tell(claim.planned, claim.given.number, outcome, quality)
-        self.attempts.end(claim.attempt, outcome, reason)
-        return ended
+            self._mark(planned.key, read_record(self.folder(planned.key)), outcome)
+            self.trials.tell(planned, given.number, outcome, quality)
+        self.attempts.end(attempt, outcome, reason)
+        return Ended(planned, outcome, quality, reason)
 
     def _mark(self, key: str, record: Record | None, outcome: Outcome) -> None:
         """Say in the record of a run that did not finish that nobody will go on with it."""
@@ -247,32 +257,3 @@ class Claims:
         """Let go of the databases."""
         self.attempts.close()
         self.trials.close()
-
-
-def read_record(folder: Path) -> Record | None:
-    """The record of a run folder; ``None`` where there is none to be read."""
-    try:
-        return RunFolder(folder).read_record()
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def final_quality(record: Record, metric: str) -> float | None:
-    """The metric at the end of training; ``None`` if the end was not evaluated."""
-    label, _, name = metric.partition('/')
-    last = record.evaluations[-1] if record.evaluations else None
-    return last.metrics.get(label, {}).get(name) if last is not None and last.batch == record.batches else None
-
-
-def candidate_of(folder: Path, name: str) -> Candidate:
-    """A finished run as a possible teacher.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
-    record = RunFolder(folder).read_record()
-    last = record.evaluations[-1] if record.evaluations else None
-    quality = {} if last is None or last.batch != record.batches else {
-        f'{label}/{metric}': value for label, values in last.metrics.items() for metric, value in values.items()
-    }
-    return Candidate(name, str(folder), quality)

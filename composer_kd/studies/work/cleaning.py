@@ -57,7 +57,8 @@ class Cleaner:
             elif state[planned.key] not in OVER:
                 coming.append(planned)
             elif state[planned.key] == 'finished':
-                finished.append(self.claims.candidate(planned.key))
+                candidate = self.claims.pool.candidate(planned.key)
+                finished += [candidate] if candidate is not None else []
         given = {
             key: [Path(folder).name for folder in trial.user_attrs['teachers']]
             for key, trial in self.claims.trials.everything().items() if state.get(key) not in OVER

@@ -83,3 +83,8 @@ class Answer(BaseModel):
 
     status: int
     message: str = ''
+
+
+def answer_path(job: Path) -> Path:
+    """Where a run under the launcher leaves its answer, if it has one to give."""
+    return job.with_suffix('.answer.json')

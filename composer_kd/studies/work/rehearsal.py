@@ -12,6 +12,7 @@ from composer_kd.studies.file.schema import StudySpec
 from composer_kd.studies.rules.planned import Planned, planned_runs
 from composer_kd.studies.store.trials import distributions
 from composer_kd.studies.work.jobs import REFUSED, Job
+from composer_kd.studies.work.pool import elsewhere
 from composer_kd.studies.work.slots import ProcessSlot
 
 
@@ -28,18 +29,22 @@ def rehearse(spec: StudySpec, slot: ProcessSlot) -> None:
         ValueError: For what a training would refuse, with the method's name.
         RuntimeError: If the process that looked died.
     """
+    for policy in [method.teachers for method in spec.methods.values()]:
+        for run in policy.runs if policy is not None else ():
+            elsewhere(run)
     with tempfile.TemporaryDirectory() as folder:
-        kinds = list(_kinds(spec))
-        paths = [job.write(Path(folder) / f'{place}.json') for place, (_, job) in enumerate(kinds)]
+        jobs = list(kinds(spec))
+        paths = [job.write(Path(folder) / f'{place}.json') for place, (_, job) in enumerate(jobs)]
         answers = slot.check(paths, Path(folder) / 'log.txt')
-    last, method = answers[-1], kinds[len(answers) - 1][0]
+    last, method = answers[-1], jobs[len(answers) - 1][0]
     if last.status == REFUSED:
         raise ValueError(f"A run of '{method}' could not be made: {last.message}")
     if last.status:
         raise RuntimeError(f"Looking at the runs of '{method}' went wrong:\n{last.message}")
 
 
-def _kinds(spec: StudySpec) -> Iterator[tuple[str, Job]]:
+def kinds(spec: StudySpec) -> Iterator[tuple[str, Job]]:
+    """One job for each kind of run, with the name of its method; its teachers are named, and need not be there."""
     seen = set()
     for planned in planned_runs(spec):
         if spec.search is not None and planned.index > 0:

@@ -19,11 +19,14 @@ from typing import IO
 
 from composer_kd.studies.store.attempts import this_worker
 from composer_kd.studies.work.alive import WORKER
-from composer_kd.studies.work.jobs import STORAGE, Answer
+from composer_kd.studies.work.jobs import STORAGE, Answer, answer_path
 
 CHILD = 'composer_kd.studies.training.child'
 TAIL = 12
 _PATIENCE = 20.0
+_OF_A_RANK = (
+    'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'NODE_RANK', 'BASE_RANK', 'MASTER_ADDR', 'MASTER_PORT',
+)
 
 
 class Slot(ABC):
@@ -34,7 +37,9 @@ class Slot(ABC):
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = {**os.environ, 'PYTHONUNBUFFERED': '1', **environment, WORKER: this_worker()}
+        # A worker may itself have been started as one rank of many.
+        own = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+        self.environment = {**own, 'PYTHONUNBUFFERED': '1', **environment, WORKER: this_worker()}
 
     @abstractmethod
     def start(self, job: Path, log: Path) -> None:
@@ -61,11 +66,12 @@ class LauncherSlot(Slot):
         super().__init__(environment)
         self.ranks = ranks
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = Path()
+        self._log = self._answer = Path()
 
     def start(self, job: Path, log: Path) -> None:
         """Start the launcher in a session of its own: Ctrl-C is the worker's to handle."""
-        self._log = log
+        self._log, self._answer = log, answer_path(job)
+        self._answer.unlink(missing_ok=True)
         command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(self.ranks), '-m', CHILD, str(job)]
         with _opened(log) as file:
             self._process = subprocess.Popen(
@@ -77,7 +83,13 @@ class LauncherSlot(Slot):
         """See the base class; the message is the end of the log."""
         if self._process is None or self._process.poll() is None:
             return None
-        status, self._process = self._process.returncode, None
+        status = self._process.returncode
+        # A launcher that was killed leaves its ranks behind, and the next run needs their GPUs.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process = None
+        if self._answer.exists():
+            return Answer.model_validate_json(self._answer.read_text(encoding='utf-8'))
         return Answer(status=status, message=_told(status) if status < 0 else tail(self._log) if status else '')
 
     def stop(self) -> None:
