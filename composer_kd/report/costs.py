@@ -60,8 +60,8 @@ def at_median_price(rows: Iterable[Row]) -> list[Row]:
     """Rows whose training time is their number of batches times their method's median time of a batch.
 
     On a machine that others use too, the time of a single run says more about the others than about the run; what a
-    batch of a method costs is the same in all its runs. Only for methods whose share of batches with distillation does
-    not depend on the duration, as with windows in ``dur`` and intervals.
+    batch of a method costs is the same in all its runs, those that had no teacher yet apart. Only for methods whose
+    share of batches with distillation does not depend on the duration, as with windows in ``dur`` and intervals.
 
     Args:
         rows: Runs on one kind of machine; those without a batch are left as they are.
@@ -70,14 +70,14 @@ def at_median_price(rows: Iterable[Row]) -> list[Row]:
         The rows, in their order, with other ``costs['train_seconds']`` and ``costs['gpu_hours']``.
     """
     rows = list(rows)
-    prices: dict[str, list[float]] = {}
+    prices: dict[tuple[str, bool], list[float]] = {}
     for row in rows:
         if row.costs['batches'] > 0:
-            prices.setdefault(row.method, []).append(row.costs['train_seconds'] / row.costs['batches'])
+            prices.setdefault((row.method, row.distilled), []).append(row.costs['train_seconds'] / row.costs['batches'])
     found = []
     for row in rows:
         if row.costs['batches'] > 0:
-            seconds = row.costs['batches'] * median(prices[row.method])
+            seconds = row.costs['batches'] * median(prices[row.method, row.distilled])
             hours = seconds / 3600 * max(row.gpu_count, 1)
             row = replace(row, costs={**row.costs, 'train_seconds': seconds, 'gpu_hours': hours})
         found.append(row)

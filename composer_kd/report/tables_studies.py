@@ -14,6 +14,7 @@ from composer_kd.report.plain import (
     mean_sd_number,
     plain_number,
     remarks,
+    text_of,
 )
 from composer_kd.report.search import Chain
 from composer_kd.report.search_gain import SearchGain
@@ -75,15 +76,21 @@ def best_runs_table(searches: Mapping[str, Sequence[Chain]], metric: str, digits
     for chain in every:
         best = chain.best_step
         states = [step.state for step in chain.steps]
-        cells = [_param(best.params.get(key)) if best is not None else '-' for key in keys]
+        short = {key: key.rpartition('.')[2] for key in keys}
+        unique = len(set(short.values())) == len(keys)
+        cells = [
+            f'{short[key] if unique else key} {text_of(_param(best.params[key]))}'
+            for key in keys if best is not None and key in best.params
+        ]
         made = f'{len(states)}'
         lost = [f'{states.count(state)} {state}' for state in ('pruned', 'failed', 'unfinished') if state in states]
         rows.append((
             chain.method, str(chain.replicate), made + (f" ({', '.join(lost)})" if lost else ''),
-            plain_number(chain.best, digits), 'none finished' if best is None else best.folder.name, *cells,
+            plain_number(chain.best, digits),
+            'none finished' if best is None else f'{best.folder.name}: {", ".join(cells) or "nothing varied"}',
         ))
     return PlainTable(
-        f'Best run of each search: {metric}', ('method', 'replicate', 'runs', 'best', 'run', *keys), tuple(rows),
+        f'Best run of each search: {metric}', ('method', 'replicate', 'runs', 'best', 'which'), tuple(rows),
         name='best-runs',
     )
 

@@ -184,7 +184,7 @@ def test_tables():
     assert 'cannot be told apart' in ' '.join(text.split())
     assert gain.why[:20] in text
     best = best_runs_table(found, METRIC).to_csv().splitlines()
-    assert best[0] == 'method,replicate,runs,best,run,optimizer.lr'
-    assert best[1] == 'a,0,3 (1 pruned),0.6,a-1ep-seed2-2,0.2'
+    assert best[0] == 'method,replicate,runs,best,which'
+    assert best[1] == 'a,0,3 (1 pruned),0.6,a-1ep-seed2-2: lr 0.2'
     none = best_runs_table(chains(search('a', 0, [0.5], [1]) + search('b', 0, [None], [1]), METRIC), METRIC)
     assert 'none finished' in to_text(none)

@@ -303,7 +303,7 @@ def test_hours_end_a_search_and_gpu_hours_count_gpus(tmp_path, monkeypatch):
     assert hours.pending() == 0
     hours.shut()
     search = {'space': SEARCH['search']['space'], 'gpu_hours': 1.0}
-    gpus = begun(tmp_path / 'b', search=search, methods={'alone': {}})
+    gpus = begun(tmp_path / 'b', search=search, methods={'alone': {}}, where={'launcher': 'composer'})
     gpus.gpus = 2
     go_on(gpus)
     assert len(gpus.attempts.all()) == 3
