@@ -95,9 +95,9 @@ def dying(monkeypatch, step, when, number):
     monkeypatch.setattr(kind, name, wrapped)
 
 
-@pytest.fixture
-def expected(tmp_path):
-    claims = begun(tmp_path / 'alone', **SEARCH)
+@pytest.fixture(scope='module')
+def expected(tmp_path_factory):
+    claims = begun(tmp_path_factory.mktemp('alone'), **SEARCH)
     go_on(claims)
     found = outcome(claims)
     claims.shut()

@@ -124,3 +124,19 @@ def test_a_study_that_cannot_be_made_is_refused_before_it_begins(tmp_path):
         assert told in text
         assert 'Traceback' not in text
         assert not (tmp_path / str(place) / 'study' / 'runs').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_the_pruner_stops_both_ranks_of_a_run(tmp_path):
+    search = {'space': {'optimizer.lr': [0.1, 0.2]}, 'sampler': 'random', 'runs': 1,
+              'pruner': {'name': 'threshold', 'lower': 2.0}}  # no accuracy is as high
+    path = write_study(tmp_path, where={'launcher': 'composer', 'gpus_per_run': 2}, search=search, methods=None, retries=0)
+    log = tmp_path / 'log.txt'
+    assert start(path, log).wait(300) == 0, log.read_text()
+    [tries] = attempts(path).values()
+    assert [t.outcome for t in tries] == ['pruned']
+    assert 'at batch 20' in tries[0].reason
+    [run] = results(path).values()
+    assert run['batches'] == 20, 'the first evaluation is after two of eight epochs'
+    assert run['steps'] == [(20, run['value'])]
