@@ -134,7 +134,7 @@ def show(console: Console, spec: StudySpec, states: Sequence[RunState], all_runs
 
 def _or_told(call: Callable[[], int]) -> int:
     """What a call returns; an error in what the user gave is told in one paragraph, with status 1."""
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
     try:
         return call()
@@ -144,6 +144,11 @@ def _or_told(call: Callable[[], int]) -> int:
         if message is None and isinstance(cause, OperationalError):
             # What SQLAlchemy says goes on about its documentation; the URL may hold a password and is not told.
             message = f"storage: the database does not answer: {' '.join(str(cause.orig).split())}"
+        elif message is None and isinstance(error, (ArgumentError, NoSuchModuleError)):
+            message = (
+                'storage: expected a URL such as postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://USER@HOST/NAME; '
+                'there is no such kind of database, or the URL cannot be read.'
+            )
         elif message is None and isinstance(error, ImportError) and 'DB access' in str(error):
             message = (
                 f"storage: the database's driver is missing ({error.__cause__}). Install it: "

@@ -47,7 +47,7 @@ class Event:
 
 @dataclass
 class Worker:
-    """See the module.
+    """Makes the runs of a study, side by side with other workers if there are any.
 
     Args:
         spec: The study.
@@ -55,10 +55,16 @@ class Worker:
         drawn: Called every now and then, for a live display.
         gpus: GPUs that this worker may use, as ``CUDA_VISIBLE_DEVICES`` names them; ``None`` for all it sees.
         retry_failed: Whether runs that failed are made again.
+
+    Example:
+        >>> from composer_kd.studies import load_study
+        >>> worker = Worker(load_study('yamls/studies/quickstart.yaml', ['seeds=1']), told=print)
+        >>> worker.spec.kind, worker.stopping
+        ('comparison', False)
     """
 
     spec: StudySpec
-    told: Callable[[Event], None]
+    told: Callable[[Event], None] = lambda event: None
     drawn: Callable[[Worker], None] = lambda worker: None
     gpus: list[str] | None = None
     retry_failed: bool = False
@@ -214,7 +220,10 @@ class Worker:
                 raise KeyboardInterrupt  # asked twice, it does not wait for anything
             self.stopping = True
 
-        kept = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Python hears of signals in its first thread alone.
+        first = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if first else ()
+        kept = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:
