@@ -102,8 +102,8 @@ class Worker:
     def _work(self, places: list[Slot], cleaner: Cleaner) -> None:
         while not self.stopping:
             self._look(places, cleaner)
-            self._fill(places)
-            if not self.busy and time.monotonic() >= self._idle_until and self.claims.pending() == 0:
+            idle = self._fill(places)
+            if idle and not self.busy and self.claims.pending() == 0:
                 cleaner.clean(at_end=True)
                 return
             self.drawn(self)
@@ -171,10 +171,10 @@ class Worker:
             self._tell(self.claims.close(claim, answer))
             cleaner.clean()
 
-    def _fill(self, places: list[Slot]) -> None:
-        """Give a run to every free place."""
+    def _fill(self, places: list[Slot]) -> bool:
+        """Give a run to every free place; whether it asked for one and there was none."""
         if time.monotonic() < self._idle_until:
-            return
+            return False
         for place, slot in enumerate(places):
             if place in self.busy or self.stopping:
                 continue
@@ -183,7 +183,7 @@ class Worker:
                 # What it waits for is made by others, who may be many: they all ask one database.
                 self._pause = min(self._pause + _ASK, _ASK_AT_MOST)
                 self._idle_until = time.monotonic() + self._pause
-                break
+                return True
             if isinstance(taken, Ended):
                 self._tell(taken)
                 continue
@@ -192,6 +192,7 @@ class Worker:
             again = f', attempt {taken.attempt.attempt}' if taken.attempt.attempt > 1 else ''
             teachers = ', '.join(os.path.basename(folder) for folder in taken.given.teachers)
             self.told(Event('began', taken.planned.key, f'taught by {teachers}{again}' if teachers else again[2:]))
+        return False
 
     def _tell(self, ended: Ended) -> None:
         quality = '' if ended.quality is None else f'{self.spec.metric} {ended.quality:.4f}'
