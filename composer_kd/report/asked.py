@@ -88,7 +88,12 @@ def ask(
     if cost is None:
         cost = 'money' if price is not None else note.cost if note is not None else 'train_seconds'
     check_cost(cost, price)
-    steady = (note.steady_price if note is not None else False) if steady is None else steady
+    if price is not None and cost != 'money':
+        raise ValueError(
+            f"A price makes money of GPU-hours, and the cost asked for is '{cost}': leave out the price, or ask for "
+            "'money'.",
+        )
+    steady = _steady(rows, note, steady)
     met = [row.method for row in rows if not row.is_earlier]
     methods = [*(method for method in (note.methods if note is not None else []) if method in met), *met]
     for what, name in (('baseline', baseline), ('reference', reference)):
@@ -113,6 +118,18 @@ def ask(
         steady=steady,
         looks=styles(methods, baseline if baseline in methods else None),
     )
+
+
+def _steady(rows: Sequence[Row], note: StudyNote | None, said: bool | None) -> bool:
+    """Whether time is at a median price: as said, else as the study says; never in a search."""
+    if not any(row.kind == 'search' and not row.is_earlier for row in rows):
+        return (note is not None and note.steady_price) if said is None else said
+    if said:
+        raise ValueError(
+            'A steady price (--steady) is for runs whose batches cost the same, and the runs of a search differ in '
+            'what a batch costs: batch size and model may be among what it varies. Leave it out.',
+        )
+    return False
 
 
 def _without_distillation(rows: Sequence[Row], methods: Sequence[str]) -> str | None:

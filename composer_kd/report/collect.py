@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer_kd.names import nearest
-from composer_kd.report.costs import check_cost
+from composer_kd.report.costs import TIMED, check_cost
 from composer_kd.report.curves import Curve, Point
 from composer_kd.report.rows import Row, read_rows
 from composer_kd.runs.study import lower_is_better
@@ -87,7 +87,8 @@ def curves(
         elif not (math.isfinite(spent) and spent > 0):
             left_out[row.folder] = f'it recorded no {cost}'
         else:
-            points.setdefault(row.method, []).append(Point(row.duration, row.seed, spent, value))
+            price = row.costs.get('seconds_per_batch', math.nan) if cost in TIMED else math.nan
+            points.setdefault(row.method, []).append(Point(row.duration, row.seed, spent, value, price))
     better = is_higher_better(metric, higher_is_better)
     return Collected({method: Curve.of(method, found, better) for method, found in points.items()}, left_out)
 

@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from composer_kd.report.study_report import Report
 
-# Tables are made for the width of a page; a log or a pipe has none of its own.
+# Of the output where it is no terminal: a log or a pipe has no width of its own.
 _WIDTH = 110
 
 
@@ -67,7 +67,9 @@ def show(found: Report) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=max(Console().width, _WIDTH), highlight=False)
+    from composer_kd.report.plots_words import of_many
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     console.print(Text(found.headline[0]), style='bold')
     for line in found.headline[1:]:
         console.print(Text(line))
@@ -83,7 +85,7 @@ def show(found: Report) -> None:
     for note in found.notes:
         console.print(Text(note))
     if found.left_out:
-        console.print(Text(f'\nLeft out, {len(found.left_out)} of {found.runs} runs:'))
+        console.print(Text(f'\nLeft out, {len(found.left_out)} of {of_many(found.runs, "run")}:'))
         shown = list(found.left_out.items())[:10]
         for folder, reason in shown:
             console.print(Text(f'  {folder}: {reason}'))

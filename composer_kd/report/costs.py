@@ -21,7 +21,8 @@ COSTS = {
 }
 """What can stand for cost, and its name with the unit. ``money`` takes a price, see :func:`with_costs`."""
 
-_TIMED = ('train_seconds', 'gpu_hours')
+TIMED = ('train_seconds', 'gpu_hours', 'money')
+"""Costs that come from training time."""
 
 
 def check_cost(cost: str, price: float | None = None) -> None:
@@ -53,15 +54,19 @@ def cost_name(cost: str, price: float | None = None, steady: bool = False) -> st
     name = COSTS.get(cost, cost)
     if cost == 'money' and price is not None:
         name = f'{name} (at {price:g} a GPU-hour)'
-    return f"{name}, at each method's median time of a batch" if steady and cost in (*_TIMED, 'money') else name
+    return f"{name}, at each method's median time of a batch" if steady and cost in TIMED else name
 
 
 def at_median_price(rows: Iterable[Row]) -> list[Row]:
     """Rows whose training time is their number of batches times their method's median time of a batch.
 
     On a machine that others use too, the time of a single run says more about the others than about the run; what a
-    batch of a method costs is the same in all its runs, those that had no teacher yet apart. Only for methods whose
+    batch of a method costs is the same in all its runs. Runs without a teacher that compute the same (as many FLOPs a
+    batch) have one price, whatever they are called: earlier runs have that of the baseline. Only for methods whose
     share of batches with distillation does not depend on the duration, as with windows in ``dur`` and intervals.
+
+    The price of a batch as it was recorded stays in ``costs['seconds_per_batch']``, for resampling: the median is not
+    known exactly either.
 
     Args:
         rows: Runs on one kind of machine; those without a batch are left as they are.
@@ -70,18 +75,29 @@ def at_median_price(rows: Iterable[Row]) -> list[Row]:
         The rows, in their order, with other ``costs['train_seconds']`` and ``costs['gpu_hours']``.
     """
     rows = list(rows)
-    prices: dict[tuple[str, bool], list[float]] = {}
+    prices: dict[str, list[float]] = {}
     for row in rows:
         if row.costs['batches'] > 0:
-            prices.setdefault((row.method, row.distilled), []).append(row.costs['train_seconds'] / row.costs['batches'])
+            prices.setdefault(_kind(row), []).append(row.costs['train_seconds'] / row.costs['batches'])
     found = []
     for row in rows:
         if row.costs['batches'] > 0:
-            seconds = row.costs['batches'] * median(prices[row.method, row.distilled])
-            hours = seconds / 3600 * max(row.gpu_count, 1)
-            row = replace(row, costs={**row.costs, 'train_seconds': seconds, 'gpu_hours': hours})
+            seconds = row.costs['batches'] * median(prices[_kind(row)])
+            steady = {
+                'train_seconds': seconds, 'gpu_hours': seconds / 3600 * max(row.gpu_count, 1),
+                'seconds_per_batch': row.costs['train_seconds'] / row.costs['batches'],
+            }
+            row = replace(row, costs={**row.costs, **steady})
         found.append(row)
     return found
+
+
+def _kind(row: Row) -> str:
+    """Runs whose batches cost the same have the same one."""
+    work = row.costs.get('flops', math.nan) / row.costs['batches']
+    if row.distilled or not math.isfinite(work):
+        return f'{row.method}, {row.distilled}'
+    return f'untaught, {work:.3g}'
 
 
 def with_costs(rows: Iterable[Row], price: float | None = None, steady: bool = False) -> list[Row]:

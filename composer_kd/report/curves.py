@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 class Point(NamedTuple):
-    """One finished run: its duration, its seed, what it cost and the quality it ended with."""
+    """One finished run: its duration, its seed, what it cost and the quality it ended with.
+
+    ``price`` is what a batch of it cost as it was recorded, where the cost is at the median price of its method.
+    """
 
     duration: str
     seed: int
     cost: float
     quality: float
+    price: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Curve:
         cost: ``(durations, seeds)``, positive; NaN where there is no run.
         quality: ``(durations, seeds)``; NaN where there is no run.
         higher_is_better: Whether a higher quality is a better one.
+        price: ``(durations, seeds)``, what a batch cost as recorded, where ``cost`` is at the median of these; else
+            ``None``. Resamples draw it with the seeds.
     """
 
     method: str
@@ -39,6 +45,7 @@ class Curve:
     cost: Array
     quality: Array
     higher_is_better: bool = True
+    price: Array | None = None
 
     @classmethod
     def of(cls, method: str, points: Iterable[Point], higher_is_better: bool = True) -> Curve:
@@ -76,7 +83,11 @@ class Curve:
             rows = [[getattr(found[d, s], what) if (d, s) in found else np.nan for s in seeds] for d in order]
             return np.array(rows, dtype=float)
 
-        return cls(method, tuple(order), tuple(seeds), table('cost'), table('quality'), higher_is_better)
+        price = table('price')
+        return cls(
+            method, tuple(order), tuple(seeds), table('cost'), table('quality'), higher_is_better,
+            price if np.isfinite(price).any() else None,
+        )
 
     @property
     def mean_cost(self) -> Array:

@@ -13,6 +13,11 @@ from composer_kd.report.rows import Row
 
 _FEW_SEEDS = 3
 
+# Costs that depend on the machine, in words.
+_OF_A_MACHINE = {
+    'train_seconds': 'times', 'wall_seconds': 'times', 'gpu_hours': 'hours of training', 'money': 'costs in money',
+}
+
 
 def machine_of(folder: Path) -> str:
     """The machine of a run in words, as its record has it; empty if it says nothing.
@@ -84,9 +89,11 @@ def warnings(rows: Sequence[Row], asked: Asked, made_on: Mapping[str, int]) -> l
         made_on: Number of runs by machine.
     """
     found = []
-    if len(made_on) > 1 and asked.cost in ('train_seconds', 'wall_seconds'):
+    if len(made_on) > 1 and asked.cost in _OF_A_MACHINE:
         told = '; '.join(f'{machine} ({of_many(count, "run")})' for machine, count in made_on.items())
-        found.append(f'The runs were made on different machines, so their times do not compare: {told}.')
+        found.append(
+            f'The runs were made on different machines, so their {_OF_A_MACHINE[asked.cost]} do not compare: {told}.',
+        )
     seeds = {row.replicate for row in rows if not row.is_earlier and row.finished}
     if 0 < len(seeds) < _FEW_SEEDS:
         found.append(

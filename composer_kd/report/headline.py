@@ -23,6 +23,7 @@ def comparison_headline(
     cost: str = 'train_seconds',
     break_evens: Sequence[BreakEven] = (),
     charged: bool = False,
+    taught: bool = True,
 ) -> list[str]:
     """What distillation saved: the answer first, then a sentence for each method.
 
@@ -35,26 +36,31 @@ def comparison_headline(
         cost: What the speed-up is in, a name in ``report.costs.COSTS``.
         break_evens: Of the same methods, teachers not charged.
         charged: Whether the training of the teachers is in the cost.
+        taught: Whether the methods have teachers and the baseline has none.
 
     Returns:
         At least one line.
     """
     if not results:
         return ['Nothing to compare: no other method than the baseline has a finished run.']
+    lead = 'Learning from earlier runs' if taught else f"Compared with '{results[0].baseline}'"
     teachers = 'with the training of its teachers charged' if charged else 'the teachers were there and are not charged'
+    teachers = teachers if taught else 'teachers apart'
     best = max(results, key=lambda result: (result.verdict == 'gained', result.median.value or 0.0))
     caution = f'{best.note}; {teachers}' if best.note and best.median.value is not None else teachers
     if len(results) == 1:
-        first = f'Learning from earlier runs {_speedup(best, quality, cost)} ({caution}).'
+        who = '' if taught else f', {best.method!r}'
+        first = f'{lead}{who} {_speedup(best, quality, cost)}{_at_the_end(best, cost)} ({caution}).'
     elif best.median.value is None:
         first = (
-            f"Learning from earlier runs: {_count(results)}, as none shares a range of {quality} with "
+            f"{lead}: {_count(results)}, as none shares a range of {quality} with "
             f"'{best.baseline}'."
         )
     else:
+        came_out = 'lost least' if all(result.verdict == 'lost' for result in results) else 'came out best'
         first = (
-            f"Learning from earlier runs: {_count(results)}. '{best.method}' came out best: it "
-            f'{_speedup(best, quality, cost)} ({caution}).'
+            f"{lead}: {_count(results)}. '{best.method}' {came_out}, picked out of {len(results)}: it "
+            f'{_speedup(best, quality, cost)}{_at_the_end(best, cost)} ({caution}).'
         )
     others = [result for result in results if result is not best]
     if best.median.value is None and len(results) > 1:
@@ -84,12 +90,15 @@ def search_headline(gains: Sequence[SearchGain], quality: str = 'quality', cost:
             lines.append(f"Nothing can be said of searching with '{gain.method}': {gain.why}.")
             continue
         parts = []
-        if gain.cost_ratio.value is not None:
-            parts.append(f'reached the same best {quality} {_ratio(gain.cost_ratio, cost)}: {gain.cost_ratio.verdict}')
         if gain.at_equal_cost.value is not None:
             parts.append(
-                f'for the same total cost its best {quality} was {_difference(gain.at_equal_cost)} '
-                f'({gain.at_equal_cost.verdict})',
+                f'changed its best {quality} for the same total cost by {_difference(gain.at_equal_cost)}: '
+                f'{gain.at_equal_cost.verdict}',
+            )
+        if gain.cost_ratio.value is not None:
+            parts.append(
+                f'reached the best {quality} that all these searches reached, {gain.quality:.4g}, '
+                f'{_ratio(gain.cost_ratio, cost)}: {gain.cost_ratio.verdict}',
             )
         lines.append(f"Searching with '{gain.method}' instead of '{gain.baseline}' {'; '.join(parts)}{_few(gain.why)}.")
     return lines
@@ -117,7 +126,7 @@ def sequence_headline(result: SequenceResult, quality: str = 'quality') -> list[
         lines.append(
             f"Retraining with '{gain.method}' instead of '{gain.baseline}' changed {quality} by "
             f'{_difference(gain.difference)} on average over {steps} with teachers ({better}){cost}: '
-            f'{gain.verdict}{_few(gain.why)}.',
+            f"{gain.verdict}{' in quality' if gain.verdict in ('gained', 'lost') else ''}{_few(gain.why)}.",
         )
     return lines
 
@@ -125,7 +134,18 @@ def sequence_headline(result: SequenceResult, quality: str = 'quality') -> list[
 def _speedup(result: SpeedUp, quality: str, cost: str) -> str:
     if result.median.value is None:
         return f"shares no range of {quality} with '{result.baseline}', so nothing can be said: {result.note}"
-    return f'reached the same {quality} {_ratio(result.median, cost)}: {result.verdict}'
+    over = ''
+    if result.common is not None:
+        over = f', in the median over {result.common[0]:.3g} to {result.common[1]:.3g}'
+    return f'reached the same {quality} {_ratio(result.median, cost)}{over}: {result.verdict}'
+
+
+def _at_the_end(result: SpeedUp, cost: str) -> str:
+    """The speed-up at the best quality of the baseline, which is what many will take the first figure for."""
+    best = list(result.at)[-1:]
+    if not best or result.at[best[0]].value is None:
+        return ''
+    return f'; at the best of {result.baseline!r}, {best[0]:.3g}: {_ratio(result.at[best[0]], cost)}'
 
 
 def _ratio(ratio: Estimate, cost: str) -> str:
@@ -140,8 +160,11 @@ def _ratio(ratio: Estimate, cost: str) -> str:
 
 
 def _plain(estimate: Estimate) -> str:
-    interval = '' if estimate.low is None else f' [{estimate.low:.2f}, {estimate.high:.2f}]'
-    return f'{estimate.value:.2f}{interval}'
+    if estimate.low is None or estimate.high is None:
+        return f'{estimate.value:.2f}'
+    # An end that rounds to 1 would seem to contradict the verdict.
+    digits = next((n for n in (2, 3, 4) if 1.0 not in (round(estimate.low, n), round(estimate.high, n))), 2)
+    return f'{estimate.value:.2f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]'
 
 
 def _difference(estimate: Estimate) -> str:
@@ -179,8 +202,9 @@ def _paid(break_evens: Sequence[BreakEven], methods: Sequence[str]) -> list[str]
         else:
             interval = f' [{found.low}, never]' if found.low is not None else ''
         caution = f' ({found.why})' if found.why else ''
+        has_paid = 'would have paid for itself, if the saving is real,' if found.why else 'has paid for itself'
         lines.append(
-            f"Charged, the training of {made} has paid for itself after {found.runs}{interval} later runs with "
+            f"Charged, the training of {made} {has_paid} after {found.runs}{interval} later runs with "
             f"'{found.method}'{caution}.",
         )
     return lines

@@ -135,13 +135,13 @@ def remarks(said: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     """One sentence for each thing said, with all it is said of; what is empty is left out.
 
     Example:
-        >>> remarks([('a', 'no run'), ('b', ''), ('c', 'no run')])
-        ('a, c: no run.',)
+        >>> remarks([('a', 'no run'), ('b', ''), ('c, late', 'no run')])
+        ("'a', 'c, late': no run.",)
     """
     found: dict[str, list[str]] = {}
     for who, what in said:
         if what:
-            found.setdefault(what, []).append(who)
+            found.setdefault(what, []).append(f"'{who}'")
     return tuple(f"{', '.join(dict.fromkeys(who))}: {what}." for what, who in found.items())
 
 
@@ -166,6 +166,7 @@ def cost_number(value: float) -> Number:
     """
     if not math.isfinite(value):
         return Number(None, 'unknown')
+    value += 0.0  # -0.0 is 0.0
     return Number(float(value), f'{value:,.0f}' if 1000 <= abs(value) < 1e7 else f'{value:.4g}')
 
 
@@ -211,4 +212,6 @@ def estimate_number(
 
 
 def _digits(value: float, digits: int, percent: bool, signed: bool) -> str:
-    return f"{100 * value if percent else value:{'+' if signed else ''}.{digits}f}"
+    text = f"{100 * value if percent else value:{'+' if signed else ''}.{digits}f}"
+    # What rounds to zero has no sign: '-0.0' says that something is lost.
+    return text.lstrip('+-') if not text.strip('+-0.') else text

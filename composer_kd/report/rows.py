@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,9 @@ EARLIER = 'earlier run'
 """The method of runs that were made to teach others; they are no curve of their own."""
 
 _NO_RUNS = ('checkpoint:', 'torchvision:', 'module:')
+
+# So many last parts of two paths are the same if one is a copy of the other: STUDY/runs/KEY.
+_SAME = 3
 
 # Written in C where PyYAML was built with it: ten times as fast.
 _LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
@@ -151,27 +154,53 @@ class Row:
         )
 
 
-def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
+def read_rows(
+    paths: Iterable[str | os.PathLike[str]], broken: MutableMapping[Path, str] | None = None,
+) -> list[Row]:
     """Rows of run folders.
 
     Args:
         paths: Run folders, and folders that hold run folders at any depth.
+        broken: Takes why a run was not read, by run folder, for runs found within one of ``paths``; a run folder that
+            is itself one of ``paths`` is refused all the same. ``None``: all are refused.
 
     Returns:
         One row for each run, sorted by path within each of ``paths``; a run met twice is read once.
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If there is no run folder in a path, or a record cannot be read.
+        ValueError: If there is no run in a path or below it, or a record cannot be read.
     """
     rows: dict[Path, Row] = {}
     for given in paths:
         path = Path(given)
-        folders = [path] if (path / 'record.json').exists() else sorted(p.parent for p in path.rglob('record.json'))
-        # Of a path without any, the reader says what is wrong with it.
-        for folder in folders or [path]:
-            rows.setdefault(folder.resolve(), Row.of(folder, RunFolder(folder).read_record()))
+        for folder in run_folders(path):
+            if folder.resolve() in rows:
+                continue
+            try:
+                rows[folder.resolve()] = Row.of(folder, RunFolder(folder).read_record())
+            except (OSError, ValueError) as error:
+                if broken is None or folder == path:
+                    raise
+                broken[folder] = str(error).removeprefix(f"Cannot read the record of run folder '{folder}': ")
     return list(rows.values())
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run folder itself, or those within a folder at any depth, sorted.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if (path / 'record.json').exists() or not path.is_dir():
+        return [path]  # of what is no folder, the reader says what is wrong with it
+    found = sorted(record.parent for record in path.rglob('record.json'))
+    if not found:
+        raise ValueError(
+            f"There is no run in '{path}' or below it: no folder there has a record.json. Give a folder that a "
+            'training or a study wrote; if a training stopped before its first step, run it again.',
+        )
+    return found
 
 
 def _whole(text: str | None) -> int | None:
@@ -209,6 +238,12 @@ def _from_recipe(folder: Path) -> list[str]:
 
 
 def _found(teacher: Path, folder: Path) -> Path:
-    """A teacher's folder, which a recipe names from where it was started: there, or by its name near the run."""
-    near = (folder.parent / teacher.name, folder.parent.parent / teacher.name)
-    return next((path for path in (teacher, *near) if (path / 'record.json').is_file()), teacher)
+    """A teacher's folder, which a recipe names from where it was started.
+
+    A study that was copied or moved has it beside the run: there the ends of both paths (STUDY/runs/KEY) are the same.
+    A mere namesake is another run.
+    """
+    near = folder.parent / teacher.name
+    ends = [Path(os.path.abspath(near)).parts[-_SAME:], Path(os.path.normpath(teacher)).parts[-_SAME:]]
+    copied = teacher.name != folder.name and len(ends[1]) == _SAME and ends[0] == ends[1]
+    return near if copied and (near / 'record.json').is_file() else teacher

@@ -12,7 +12,7 @@ import numpy as np
 from composer_kd.report.asked import Asked
 from composer_kd.report.charge import BreakEven, break_even, charged, teachers_cost, with_teachers
 from composer_kd.report.collect import curves
-from composer_kd.report.costs import with_costs
+from composer_kd.report.costs import TIMED, with_costs
 from composer_kd.report.curves import Curve
 from composer_kd.report.headline import comparison_headline, search_headline, sequence_headline
 from composer_kd.report.lines import common, of_means
@@ -127,7 +127,10 @@ def _comparison(priced: Priced, asked: Asked, found: Findings) -> None:
                                        'no method without distillation to compare with; name one as the baseline.'),
         )
     else:
-        found.headline += comparison_headline(results, asked.in_words, asked.cost, paid, asked.charged)
+        taught = any(row.distilled for row in rows) and not any(
+            row.distilled for row in rows if row.method == asked.baseline
+        )
+        found.headline += comparison_headline(results, asked.in_words, asked.cost, paid, asked.charged, taught)
     front = pareto(points(drawn), asked.higher_is_better)
     found.sections.append(Section(
         'Quality and its cost',
@@ -186,6 +189,7 @@ def _overhead(rows: Sequence[Row], asked: Asked, found: Findings) -> None:
     if asked.baseline is None or not any(row.kd_seconds > 0 for row in rows):
         return
     taught = {row.method for row in rows if row.distilled}
+    rows = [row for row in rows if row.distilled or row.method not in taught]  # a first step had no teacher yet
     splits = [one for one in split(rows, asked.baseline) if one.method in taught]
     if not splits:
         return
@@ -213,7 +217,6 @@ def _search(priced: Priced, asked: Asked, found: Findings) -> None:
         'Hyperparameter search', [plot for plot in plots if plot is not None],
         [*([search_table(gains, asked.label)] if gains else []), best_runs_table(searches, asked.label)],
     ))
-    _overhead(priced.raw, asked, found)
 
 
 def _sequence(priced: Priced, asked: Asked, found: Findings) -> None:
@@ -240,11 +243,13 @@ def _general_notes(asked: Asked, kinds: Mapping[str, object]) -> list[str]:
     if asked.charged:
         found.append('Each run is charged with the training of its teachers and of theirs, each once a run, as if they '
                      'had been made for it alone.' + (
-                         ' In a search or a sequence the teachers are runs of it and counted anyway.'
+                         ' In a search or a sequence the teachers are runs of it and counted anyway; earlier runs from '
+                         'elsewhere are not.'
                          if {'search', 'sequence'} & set(kinds) else ''))
     elif 'comparison' in kinds:
         found.append('The training of the teachers is not charged: they were there. With --teachers charged it is.')
-    if asked.steady:
+    if asked.steady and asked.cost in TIMED:
         found.append('Training time is taken at the median time of a batch of each method, since other work on a '
-                     'machine makes single runs slow. The intervals do not hold what may be off in these medians.')
+                     'machine makes single runs slow; intervals of speed-up and saving draw these medians anew. Runs '
+                     'without a teacher that compute the same have one price.')
     return found

@@ -14,7 +14,7 @@ from composer_kd.report.asked import Asked, TeachersCharged, ask
 from composer_kd.report.facts import facts, machines, warnings
 from composer_kd.report.plain import PlainTable
 from composer_kd.report.plots import Plot, Style
-from composer_kd.report.rows import Row, read_rows
+from composer_kd.report.rows import Row, read_rows, run_folders
 from composer_kd.report.sections import Section, find
 from composer_kd.report.sections import price as price_rows
 from composer_kd.runs.study import NOTE_NAME, StudyNote, read_note
@@ -57,8 +57,8 @@ class Report:
 
     @property
     def runs(self) -> int:
-        """Number of runs that were read."""
-        return len(self.rows)
+        """Number of runs that were found, those that were not read too."""
+        return len({row.folder for row in self.rows} | self.left_out.keys())
 
     @property
     def tables(self) -> list[PlainTable]:
@@ -72,8 +72,15 @@ class Report:
 
 
 class _Source(NamedTuple):
+    """A study, or what holds runs without one."""
+
     folder: Path
     note: StudyNote | None
+
+    @property
+    def runs(self) -> Path:
+        """Where its runs are."""
+        return self.folder if self.note is None else self.folder / self.note.runs
 
 
 def gather(
@@ -90,7 +97,8 @@ def gather(
     """Read runs and work out everything that a report of them says.
 
     Args:
-        paths: Folders of studies, study files, run folders, or folders that hold run folders at any depth.
+        paths: Folders of studies, study files, run folders, or folders that hold some of these at any depth. Several
+            studies are reported together if they ask the same question.
         metric: The quality, ``evaluator/metric``; ``None``: the study's, or the only one that the runs have.
         cost: A name in ``report.costs.COSTS``; ``None``: the study's, or ``train_seconds``; money if there is a price.
         price: Of a GPU-hour (on a CPU: of a machine-hour), for money; above 0.
@@ -102,15 +110,23 @@ def gather(
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If there is nothing to report, or a name is unknown.
+        ValueError: If there is nothing to report, a name is unknown, or several studies do not ask the same question.
     """
-    sources = [_source(Path(path)) for path in paths]
+    left_out: dict[Path, str] = {}
+    found_in: dict[Path, _Source] = {}
+    for path in paths:
+        for source in _sources(Path(path), left_out):
+            found_in.setdefault(source.folder.resolve(), source)
+    sources = list(found_in.values())
     if not sources:
         raise ValueError('Nothing to report: expected folders of studies or runs, got none.')
-    note = next((source.note for source in sources if source.note is not None), None)
-    rows = read_rows([
-        source.folder / source.note.runs if source.note is not None else source.folder for source in sources
-    ])
+    note = _common_note(sources, metric, baseline, steady, higher_is_better)
+    rows = read_rows([source.runs for source in sources], left_out)
+    if not rows:
+        folder, why = next(iter(left_out.items()))
+        raise ValueError(f"Nothing to report: no run can be read. The first of them, '{folder}': {why}")
+    read = {row.folder.resolve() for row in rows}
+    left_out = {folder: why for folder, why in left_out.items() if folder.resolve() not in read}
     asked = ask(
         rows, note, metric=metric, cost=cost, price=price, teachers=teachers, baseline=baseline, reference=reference,
         steady=steady, higher_is_better=higher_is_better,
@@ -118,31 +134,83 @@ def gather(
     priced = price_rows(rows, asked)
     found = find(priced, asked)
     made_on = machines(rows)
+    studies = {source.folder: source.note for source in sources if source.note is not None}
+    titles = [study.title or study.name for study in studies.values()] or [one.folder.name for one in sources[:3]]
     return Report(
-        title=(note.title or note.name) if note is not None else ', '.join(one.folder.name for one in sources[:3]),
-        description=note.description if note is not None else '',
+        title=', '.join(dict.fromkeys(titles)),
+        description=' '.join(dict.fromkeys(study.description for study in studies.values() if study.description)),
         headline=found.headline,
         facts=facts(rows, found.left_out, asked, made_on),
         warnings=warnings(rows, asked, made_on),
         sections=found.sections,
         notes=found.notes,
-        left_out=found.left_out,
+        left_out=found.left_out | left_out,
         rows=priced.rows,
         asked=asked,
-        folder=sources[0].folder / 'report' if sources[0].note is not None else Path('report'),
+        folder=next(iter(studies)) / 'report' if len(studies) == 1 else Path('report'),
     )
 
 
-def _source(path: Path) -> _Source:
-    """A study's folder with its note, or a folder of runs without one."""
+def _sources(path: Path, left_out: dict[Path, str]) -> list[_Source]:
+    """The study of a path, or the studies below it, or the path itself; runs beside studies are left out."""
     if path.is_file() and path.suffix in ('.yaml', '.yml'):
         path = _folder_of(path)
     if path.name == NOTE_NAME:
         path = path.parent
     note = read_note(path)
-    if note is not None and not (path / note.runs).exists():
-        raise ValueError(f"Study '{note.name}' in '{path}' has no run yet: run it first, with composer-kd study run.")
-    return _Source(path, note)
+    if note is not None:
+        own = _Source(path, note)
+        if not _has_runs(own):
+            raise ValueError(
+                f"Study '{note.name}' in '{path}' has no run yet: run it first, with composer-kd study run.",
+            )
+        return [own]
+    whole = _Source(path, None)
+    if (path / 'record.json').exists():
+        return [whole]
+    below = [_Source(file.parent, read_note(file.parent)) for file in sorted(path.rglob(NOTE_NAME))]
+    below = [source for source in below if _has_runs(source)]
+    if not below:
+        return [whole]
+    for run in run_folders(path):
+        if not any(run.is_relative_to(source.folder) for source in below):
+            left_out[run] = f"it belongs to none of the studies below '{path}': report it by itself"
+    return below
+
+
+def _has_runs(source: _Source) -> bool:
+    return next(source.runs.rglob('record.json'), None) is not None
+
+
+def _common_note(
+    sources: list[_Source], metric: str | None, baseline: str | None, steady: bool | None, higher: bool | None,
+) -> StudyNote | None:
+    """What the studies say of themselves, which stands for all of them; ``None`` without a study.
+
+    Raises:
+        ValueError: If they differ in what decides what a report says, and the caller did not say it instead.
+    """
+    studies = {source.folder: source.note for source in sources if source.note is not None}
+    notes = list(studies.values())
+    # Of another metric than that asked for, nobody asks which direction is better.
+    of_metric = [note for note in notes if metric in (None, note.metric)]
+    said: dict[str, tuple[object, list[object]]] = {
+        'kind': (None, [note.kind for note in notes]),
+        'metric': (metric, [note.metric for note in notes]),
+        'higher_is_better': (higher, [note.higher_is_better for note in of_metric]),
+        'baseline': (baseline, [note.baseline for note in notes]),
+        'methods': (None, [sorted(note.methods) for note in notes]),
+        # A search takes no notice of it.
+        'steady_price': (steady, [note.steady_price and note.kind != 'search' for note in notes]),
+    }
+    differ = [name for name, (given, values) in said.items() if given is None and any(v != values[0] for v in values)]
+    if differ:
+        names = ', '.join(f"'{note.name}' ({folder})" for folder, note in studies.items())
+        raise ValueError(
+            f"These studies differ in {', '.join(differ)}, so that no sentence can be about all of them: {names}. "
+            'Give one at a time.',
+        )
+    return next(iter([*of_metric, *notes]), None)
 
 
 def _folder_of(study: Path) -> Path:

@@ -146,8 +146,8 @@ def _or_told(call: Callable[[], int]) -> int:
             message = f"storage: the database does not answer: {' '.join(str(cause.orig).split())}"
         elif message is None and isinstance(error, (ArgumentError, NoSuchModuleError)):
             message = (
-                'storage: expected a URL such as postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://USER@HOST/NAME; '
-                'there is no such kind of database, or the URL cannot be read.'
+                'storage: expected a URL such as postgresql+psycopg://USER@HOST/NAME: there is no such kind of '
+                'database, or the URL cannot be read.'
             )
         elif message is None and isinstance(error, ImportError) and 'DB access' in str(error):
             message = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from composer_kd.report.command import report
+from composer_kd.report.command import report, show
 from composer_kd.report.study_report import gather
 from tests.report.synthetic import METHODS, METRIC, comparison
 
@@ -67,6 +68,30 @@ def test_left_out_runs_are_told(study):
     assert 'Left out, 12 of 41 runs:' in output
     assert 'cut20: it did not finish' in ' '.join(output.split())
     assert 'and 2 more' in output
+
+
+def test_a_damaged_run_is_left_out(study):
+    (study / 'runs' / 'baseline-2ep-seed0' / 'record.json').write_text('{"version": 1')
+    output = ' '.join(call(study, '--no-files').output.split())
+    assert 'Left out, 1 of 29 runs:' in output
+    assert 'baseline-2ep-seed0: record.json is damaged' in output
+
+
+class _Screen(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+@pytest.mark.parametrize(('terminal', 'columns', 'width'), [(True, 80, 80), (True, 140, 140), (False, 80, 110)])
+def test_a_terminal_has_its_own_width(study, monkeypatch, terminal, columns, width):
+    screen = _Screen(terminal)
+    monkeypatch.setattr(sys, 'stdout', screen)
+    monkeypatch.setenv('COLUMNS', str(columns))
+    widths = []
+    monkeypatch.setattr('rich.console.Console.print', lambda console, *_, **__: widths.append(console.width))
+    show(gather([study]))
+    assert set(widths) == {width}
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [

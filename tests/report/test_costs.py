@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_rows import METRIC, make_row
 
-from composer_kd.report import COSTS, Row, at_median_price, cost_name, curves, read_rows, with_costs
+from composer_kd.report import COSTS, Row, at_median_price, cost_name, curves, read_rows, speedup, with_costs
 from composer_kd.runs import Distilled, Hardware, Record, RunFolder, TeacherUse
 
 
@@ -26,8 +27,49 @@ def test_gpu_hours_and_money():
     assert curve.cost.ravel() == pytest.approx([1.25, 40.0])
 
 
+def of_work(row, flops=1e9):
+    return replace(row, costs={**row.costs, 'flops': flops * row.costs['batches']})
+
+
+def test_runs_without_a_teacher_have_one_price_if_they_compute_the_same():
+    rows = [
+        of_work(make_row('baseline', seed=0, seconds=10.0)), of_work(make_row('baseline', seed=1, seconds=12.0)),
+        of_work(make_row('earlier run', seed=2, seconds=30.0)), of_work(make_row('wide', seed=3, seconds=40.0), 2e9),
+    ]
+    assert [row.costs['train_seconds'] for row in at_median_price(rows)] == [12.0, 12.0, 12.0, 40.0]
+    taught = [replace(of_work(make_row('kd', seed=s, seconds=t)), active_share=1.0) for s, t in ((0, 15.0), (1, 17.0))]
+    found = at_median_price([*rows, *taught])
+    assert [row.costs['train_seconds'] for row in found[:4]] == [12.0, 12.0, 12.0, 40.0]
+    assert [row.costs['train_seconds'] for row in found[4:]] == [16.0, 16.0]
+
+
+def test_a_steady_price_is_drawn_anew_in_every_resample():
+    """Prices that differ by more than the methods do leave nothing to be said."""
+    def rows(prices):
+        return [
+            of_work(make_row(method, duration=f'{n}ep', seed=s, seconds=10.0 * n * factor * price, batches=10.0 * n,
+                             quality=0.1 * n + 0.001 * s))
+            for method, factor in (('baseline', 1.0), ('kd', 0.9)) for n in (1, 2, 3)
+            for s, price in enumerate(prices[method])
+        ]
+
+    def told(prices):
+        raw = [replace(row, active_share=float(row.method == 'kd')) for row in rows(prices)]
+        found = curves(with_costs(raw, steady=True), METRIC)
+        return speedup(found.curves['baseline'], found.curves['kd']).median
+
+    quiet = told({'baseline': (1.0, 1.0, 1.0, 1.0, 1.0), 'kd': (1.0, 1.0, 1.0, 1.0, 1.0)})
+    assert quiet.verdict == 'gained'
+    busy = told({'baseline': (0.7, 1.0, 1.0, 1.4, 0.8), 'kd': (1.0, 0.7, 1.5, 1.0, 1.3)})
+    assert busy.verdict == 'cannot be told apart from noise'
+    assert busy.high - busy.low > 0.2
+    together = told({'baseline': (0.7, 1.0, 1.0, 1.4, 0.8), 'kd': (0.7, 1.0, 1.0, 1.4, 0.8)})
+    assert together.verdict == 'gained', 'what slows both down says nothing of either'
+
+
 def test_steady_price_comes_before_money():
-    rows = [make_row(seed=s, seconds=t, gpu_count=2) for s, t in enumerate((10.0, 20.0, 90.0))]
+    rows = [of_work(make_row(seed=s, seconds=t, gpu_count=2)) for s, t in enumerate((10.0, 20.0, 90.0))]
+    assert with_costs(rows)[0].costs.get('seconds_per_batch') is None
     found = with_costs(rows, price=3600.0, steady=True)
     assert [row.costs['train_seconds'] for row in found] == [20.0] * 3
     assert [row.costs['money'] for row in found] == [pytest.approx(40.0)] * 3

@@ -8,7 +8,7 @@ import pytest
 
 from composer_kd.report import Number, PlainTable, to_text
 from composer_kd.report.interval import Estimate
-from composer_kd.report.plain import cost_number, estimate_number, mean_sd_number, plain_number
+from composer_kd.report.plain import cost_number, estimate_number, mean_sd_number, plain_number, remarks
 
 TABLE = PlainTable(
     'A [bold]title[/bold]', ('method', 'two\nlines', 'text'),
@@ -52,6 +52,21 @@ def test_numbers():
     assert (mean.text, mean.value, mean.sd) == ('2.0 ± 1.4', 2.0, pytest.approx(math.sqrt(2)))
     assert mean_sd_number([]).value is None
     assert (cost_number(0.01234).text, cost_number(123456.0).text, cost_number(2.5e15).text) == ('0.01234', '123,456', '2.5e+15')
+
+
+@pytest.mark.parametrize('value', [-0.0, -0.0004, 0.0004, 0.0])
+def test_what_rounds_to_zero_has_no_sign(value):
+    assert plain_number(value, 1, percent=True).text == '0.0 %'
+    assert plain_number(value, 2, signed=True).text == '0.00'
+    assert plain_number(value, 0).text == '0'
+    assert estimate_number(Estimate(value, value, 1.0, 10, 10, ''), signed=True).text == '0.00 [0.00, +1.00]'
+    assert mean_sd_number([value], 2).text == '0.00'
+    assert not cost_number(value).text.startswith('-0 ')
+    assert (plain_number(-0.006, 2).text, plain_number(-10.0, 0).text, cost_number(-0.0).text) == ('-0.01', '-10', '0')
+
+
+def test_names_with_commas_stay_apart_in_remarks():
+    assert remarks([('taught', 'x'), ('taught, 8 epochs', 'x'), ('taught', 'x')]) == ("'taught', 'taught, 8 epochs': x.",)
 
 
 def test_estimates():

@@ -141,6 +141,8 @@ def test_other_machines_are_warned_of(tmp_path):
     assert '8x A100 (1 run)' in warning
     assert 'AMD EPYC, 2 cores (29 runs)' in warning
     assert gather([study], cost='flops').warnings == []
+    assert 'so their hours of training do not compare' in gather([study], cost='gpu_hours').warnings[0]
+    assert 'so their costs in money do not compare' in gather([study], price=2.0).warnings[0]
 
 
 def test_few_seeds_are_warned_of(tmp_path):
@@ -201,13 +203,25 @@ def test_a_sequence(tmp_path):
     assert 'Test accuracy' in table(found, 'sequence').title
 
 
-def test_two_studies_at_once(tmp_path, study):
-    found = gather([study, search(tmp_path / 'b', runs=4, replicates=3)])
+def test_runs_of_two_kinds_without_a_study(tmp_path, study):
+    other = search(tmp_path / 'b', runs=4, replicates=3)
+    found = gather([study / 'runs', other / 'runs'], metric=METRIC, baseline='baseline')
     assert next(section.title for section in found.sections) == 'Quality and its cost'
     assert 'Hyperparameter search' in [section.title for section in found.sections]
     assert found.runs == 72 + 5 + 24
     # Each study on its own is what it would be alone.
-    assert table(found, 'speed-up') == table(gather([study]), 'speed-up')
+    alone = gather([study / 'runs'], metric=METRIC, baseline='baseline')
+    assert sorted(table(found, 'speed-up').rows) == sorted(table(alone, 'speed-up').rows)
+
+
+def test_a_steady_price_is_nothing_for_a_search(tmp_path):
+    study = search(tmp_path / 'a', runs=4, replicates=3, steady_price=True)
+    found = gather([study])
+    assert not found.asked.steady
+    assert found.asked.cost_label == 'Training time (s, without evaluation)'
+    with pytest.raises(ValueError, match='the runs of a search differ in what a batch costs'):
+        gather([study], steady=True)
+    assert gather([comparison(tmp_path / 'b', TWO, seeds=1, steady_price=True)]).asked.steady
 
 
 # --- what cannot be ---
@@ -217,6 +231,8 @@ def test_two_studies_at_once(tmp_path, study):
     ({'cost': 'train_second'}, "Did you mean 'train_seconds'"),
     ({'cost': 'money'}, 'takes a price'),
     ({'price': -1.0}, 'above 0'),
+    ({'price': 2.0, 'cost': 'flops'}, "the cost asked for is 'flops'"),
+    ({'price': 2.0, 'cost': 'gpu_hours'}, 'leave out the price'),
     ({'teachers': 'free'}, "expected 'sunk' or 'charged'"),
     ({'baseline': 'base line'}, "Did you mean 'baseline'"),
     ({'reference': 'five average'}, "Did you mean 'five averaged'"),
@@ -231,6 +247,9 @@ def test_wrong_paths(tmp_path):
         gather([])
     with pytest.raises(FileNotFoundError, match='no run folder'):
         gather([tmp_path / 'nothing'])
+    (tmp_path / 'empty' / 'below').mkdir(parents=True)
+    with pytest.raises(ValueError, match="There is no run in '.*empty' or below it"):
+        gather([tmp_path / 'empty'])
     note(tmp_path / 'new', 'comparison', ['baseline'])
     with pytest.raises(ValueError, match='has no run yet'):
         gather([tmp_path / 'new'])
