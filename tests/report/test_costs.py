@@ -122,15 +122,17 @@ def test_old_records_and_odd_tags():
     assert Row.of(Path('a'), record(tags={'params': '[1]'})).params == {}
 
 
-def test_teachers_from_the_record_there_or_near(tmp_path: Path):
+def test_teachers_from_the_record_there_or_in_a_copy(tmp_path: Path):
     for name in ('runs/earlier-0', 'outside'):
         RunFolder(tmp_path / name).write_record(record())
-    origins = ['run:elsewhere/earlier-0', 'run:elsewhere/outside', f'run:{tmp_path}/outside', 'run:gone',
+    origins = [f'run:elsewhere/{tmp_path.name}/runs/earlier-0', 'run:elsewhere/outside', f'run:{tmp_path}/outside', 'run:gone',
                'torchvision:resnet50/IMAGENET1K_V2', 'checkpoint:s3://bucket/a.pt']
     row = Row.of(tmp_path / 'runs' / 'a', record(
         kd=Distilled(), teachers=[TeacherUse(name=str(i), origin=origin) for i, origin in enumerate(origins)],
     ))
-    assert row.teachers == (tmp_path / 'runs' / 'earlier-0', tmp_path / 'outside', Path('gone'))
+    assert row.teachers == (
+        tmp_path / 'runs' / 'earlier-0', Path('elsewhere/outside'), tmp_path / 'outside', Path('gone'),
+    )
     assert row.other_teachers == ('torchvision:resnet50/IMAGENET1K_V2', 'checkpoint:s3://bucket/a.pt')
     assert row.distilled
 

@@ -191,8 +191,8 @@ def test_a_search(tmp_path):
     assert found.headline[0].startswith("Searching with 'learns from the best' instead of 'without KD'")
     assert fact(found, 'Runs') == '36 (2 methods, 3 searches of each); 6 of them not finished'
     assert fact(found, 'Cost') == 'Training time (s, without evaluation)'
-    assert [plot.key for plot in found.plots] == ['best_over_cost', 'best_over_runs', 'overhead']
-    assert [one.name for one in found.tables] == ['search', 'best-runs', 'overhead']
+    assert [plot.key for plot in found.plots] == ['best_over_cost', 'best_over_runs']
+    assert [one.name for one in found.tables] == ['search', 'best-runs']
 
 
 def test_a_sequence(tmp_path):
