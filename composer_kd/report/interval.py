@@ -19,6 +19,16 @@ MINIMUM_SEEDS = 3
 """Seeds below which no verdict is given."""
 
 
+def count_of(number: int, thing: str) -> str:
+    """So many things, in words.
+
+    Example:
+        >>> count_of(1, 'seed'), count_of(3, 'seed')
+        ('1 seed', '3 seeds')
+    """
+    return f'{number} {thing}' if number == 1 else f'{number} {thing}s'
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A figure with its spread over seeds.

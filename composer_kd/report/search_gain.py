@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from composer_kd.report.interval import Estimate, Verdict, geometric_mean_of, mean_of, nothing
+from composer_kd.report.interval import Estimate, Verdict, count_of, geometric_mean_of, mean_of, nothing
 from composer_kd.report.search import Chain
 
 
@@ -100,10 +100,13 @@ def search_gain(
         [mine.steps[runs - 1].total / base.steps[runs - 1].total for base, mine in pairs if base.steps[runs - 1].total],
         level, higher_is_better=False,
     )
-    notes = [f'{made - len(pairs)} pair(s) without a finished run of both are left out'] if len(pairs) < made else []
+    notes = []
+    if len(pairs) < made:
+        notes.append(f"{count_of(made - len(pairs), 'pair')} without a finished run of both left out")
     notes += [cost_ratio.why] if cost_ratio.value is None else []
     if len(pairs) < 3:
-        notes.append(f'{len(pairs)} pair(s) of searches cannot tell a gain from noise: make at least 3, better 5')
+        searches = count_of(len(pairs), 'pair')
+        notes.append(f'{searches} of searches cannot tell a gain from noise: make at least 3, better 5')
     return SearchGain(
         *names, len(pairs), quality, cost_ratio, fmean(spent) if known else None, at_cost, runs, after, totals,
         '; '.join(notes),

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from composer_kd.report.collect import check_metric, is_higher_better
 from composer_kd.report.costs import check_cost
-from composer_kd.report.interval import Estimate, Verdict, geometric_mean_of, mean_of, nothing
+from composer_kd.report.interval import Estimate, Verdict, count_of, geometric_mean_of, mean_of, nothing
 from composer_kd.report.rows import Row
 
 
@@ -216,7 +216,7 @@ def _gain(
     )
     notes = [difference.why] if difference.value is None else []
     if len(whole) < len(differences):
-        notes.append(f'{len(differences) - len(whole)} replicate(s) that lack a step are left out')
+        notes.append(f"{count_of(len(differences) - len(whole), 'replicate')} without all steps left out")
     if taught and len(whole) < 3:
-        notes.append(f'{len(whole)} replicate(s) cannot tell a gain from noise: make at least 3, better 5')
+        notes.append(f"{count_of(len(whole), 'replicate')} cannot tell a gain from noise: make at least 3, better 5")
     return SequenceGain(baseline, method, taught, difference, mine[-1].difference, ratio, '; '.join(notes))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from composer_kd.report.curves import Curve
-from composer_kd.report.interval import MINIMUM_SEEDS, Estimate, Verdict, resampled
+from composer_kd.report.interval import MINIMUM_SEEDS, Estimate, Verdict, count_of, resampled
 from composer_kd.report.lines import GRID, Lines, common, median_over_common, of_means, of_resamples, ratios
 
 
@@ -148,7 +148,7 @@ def _note(
             f'add shorter runs of the first or longer ones of the second'
         )
     if seeds < MINIMUM_SEEDS:
-        return f'{seeds} seed(s) cannot tell a gain from noise: make at least 3, better 5'
+        return f"{count_of(seeds, 'seed')} cannot tell a gain from noise: make at least 3, better 5"
     if median.usable < median.resamples:
         return f'the two overlap in {median.usable} of {median.resamples} resamples; the interval is over those'
     return ''

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from composer_kd.report.costs import COSTS
+from composer_kd.report.interval import count_of
 from composer_kd.report.plain import (
     Cell,
     Number,
@@ -54,7 +55,7 @@ def search_table(gains: Sequence[SearchGain], metric: str, level: float = 0.9, d
             f'Speed-up: total cost of {baseline} up to the best quality that every search reached / that of the '
             f'method, pruned and failed runs counted. Better: best quality so far less that of {baseline}.',
             *remarks(
-                (gain.method, f'{gain.replicates} pair(s) of searches; all reached {gain.quality:.{digits}f}')
+                (gain.method, f"{count_of(gain.replicates, 'pair')} of searches; all reached {gain.quality:.{digits}f}")
                 for gain in gains if gain.quality is not None and gain.replicates
             ),
             *remarks((gain.method, gain.why) for gain in gains),

@@ -75,7 +75,7 @@ def test_missing_runs():
     assert kd[3].mean_total == pytest.approx((52 + 52 + 45) / 3)
     assert (gain.difference.seeds, gain.cost_ratio.seeds) == (2, 3)
     assert gain.verdict == 'cannot be told apart from noise'
-    assert '2 replicate(s) that lack a step are left out' in gain.why
+    assert '2 replicates without all steps left out' in gain.why
     assert 'at least 3' in gain.why
 
 

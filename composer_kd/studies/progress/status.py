@@ -93,7 +93,8 @@ def status_table(spec: StudySpec, states: Sequence[RunState], now: float, all_ru
         table.add_column(column, justify='right', no_wrap=True)
     table.add_column('teachers', overflow='fold')
     if spec.kind == 'search':
-        table.add_column('settings', overflow='fold')
+        # Cut off where there is no room: the report has them whole.
+        table.add_column('settings', overflow='ellipsis', no_wrap=True, max_width=24)
     expected = expected_seconds(states)
     for state in shown:
         left = time_left(state, expected(state))
