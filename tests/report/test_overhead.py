@@ -137,7 +137,7 @@ def test_cut_says_what_is_missing():
     assert one.kd.value is not None
     assert (one.to_baseline.value, one.to_baseline.why) == (None, 'no pairs')
     text = to_text(cut_table([one], 'five'), width=200)
-    assert 'one, quality less five, one, quality less baseline: no pairs.' in ' '.join(text.split())
+    assert "'one, quality less five', 'one, quality less baseline': no pairs." in ' '.join(text.split())
     # A reference without distillation has nothing to cut.
     rows.append(make_row('plain'))
     found = cut([row for row in rows if row.method != 'five'], 'baseline', 'plain', METRIC)
