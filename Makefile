@@ -20,7 +20,7 @@ $(INSTALLED): setup.py
 
 install: $(INSTALLED)  ## Make .venv and install everything into it
 
-quickstart: $(INSTALLED)  ## Show what distillation from an earlier run saves, on real data (3 minutes)
+quickstart: $(INSTALLED)  ## Show what distillation from an earlier run saves, on real data (about 4 minutes)
 	$(BIN)/composer-kd study run yamls/studies/quickstart.yaml
 	$(BIN)/composer-kd study report yamls/studies/quickstart.yaml
 
