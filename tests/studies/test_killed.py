@@ -30,13 +30,13 @@ def _kill_one_of(worker, what):
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path):
     alone = write_study(tmp_path / 'alone')
-    assert start(alone, tmp_path / 'alone.log').wait(600) == 0, (tmp_path / 'alone.log').read_text()[-3000:]
+    assert start(alone, tmp_path / 'alone.log').wait(1200) == 0, (tmp_path / 'alone.log').read_text()[-3000:]
     expected = results(alone)
     assert len(expected) == 12
     assert {run['outcome'] for run in expected.values()} >= {'finished'}
 
     path, log = write_study(tmp_path / 'killed'), tmp_path / 'killed.log'
-    draw, kills, deadline = random.Random(4), 0, time.monotonic() + 1200
+    draw, kills, deadline = random.Random(4), 0, time.monotonic() + 2400
     worker = start(path, log)
     while worker.poll() != 0:
         assert time.monotonic() < deadline, log.read_text()[-3000:]

@@ -10,7 +10,7 @@ import pytest
 from tests.studies.small import COMPARISON, attempts, results, start, write_study
 
 
-def _wait_for(text, log, worker, seconds=240):
+def _wait_for(text, log, worker, seconds=600):
     deadline = time.monotonic() + seconds
     while text not in log.read_text():
         assert worker.poll() is None, log.read_text()[-3000:]
@@ -25,7 +25,7 @@ def test_two_workers_never_take_the_same_run(database, tmp_path, request):
     path = write_study(tmp_path / 'both', storage=storage, **COMPARISON)
     logs = [tmp_path / f'{number}.log' for number in range(2)]
     workers = [start(path, log) for log in logs]
-    assert [worker.wait(400) for worker in workers] == [0, 0], '\n'.join(log.read_text() for log in logs)
+    assert [worker.wait(900) for worker in workers] == [0, 0], '\n'.join(log.read_text() for log in logs)
     tried = attempts(path)
     assert len(tried) == 9
     assert {len(tries) for tries in tried.values()} == {1}
@@ -35,7 +35,7 @@ def test_two_workers_never_take_the_same_run(database, tmp_path, request):
     assert sorted(began) == sorted(tried)
 
     alone = write_study(tmp_path / 'alone', **COMPARISON)
-    assert start(alone, tmp_path / 'alone.log').wait(400) == 0
+    assert start(alone, tmp_path / 'alone.log').wait(900) == 0
     assert results(alone) == results(path)
 
 
@@ -60,7 +60,7 @@ def test_a_killed_launcher_leaves_no_rank_behind_and_the_run_goes_on(tmp_path):
     launcher.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(ranks, timeout=30)
     assert not alive, 'ranks without a launcher went on'
-    assert worker.wait(300) == 0, log.read_text()
+    assert worker.wait(900) == 0, log.read_text()
     [tries] = attempts(path).values()
     assert [t.outcome for t in tries] == ['died', 'finished']
     [run] = results(path).values()
@@ -81,7 +81,7 @@ def test_a_run_that_dies_too_often_fails_with_its_log_and_the_study_goes_on(tmp_
         time.sleep(0.5)
         for child in psutil.Process(worker.pid).children():
             child.kill()
-    assert worker.wait(240) == 1, 'a study with a failed run says so'
+    assert worker.wait(600) == 1, 'a study with a failed run says so'
     assert {key: [t.outcome for t in tries] for key, tries in attempts(path).items()} == {
         'long-seed0-step0': ['died', 'failed'], 'short-seed0-step0': ['finished'],
     }
@@ -103,7 +103,7 @@ def test_stopped_politely_it_lets_its_run_go_and_another_worker_takes_it(tmp_pat
     assert not any(child.is_running() for child in children)
     [tries] = attempts(path).values()
     assert [t.outcome for t in tries] == ['released']
-    assert start(path, log).wait(240) == 0, log.read_text()
+    assert start(path, log).wait(600) == 0, log.read_text()
     [tries] = attempts(path).values()
     assert [t.outcome for t in tries] == ['released', 'finished'], 'a polite stop is no death'
 
@@ -119,7 +119,7 @@ def test_a_study_that_cannot_be_made_is_refused_before_it_begins(tmp_path):
     for place, (told, changed) in enumerate(wrong.items()):
         log = tmp_path / f'{place}.txt'
         worker = start(write_study(tmp_path / str(place), **changed), log)
-        assert worker.wait(120) == 1
+        assert worker.wait(300) == 1
         text = log.read_text()
         assert told in text
         assert 'Traceback' not in text
@@ -133,7 +133,7 @@ def test_the_pruner_stops_both_ranks_of_a_run(tmp_path):
               'pruner': {'name': 'threshold', 'lower': 2.0}}  # no accuracy is as high
     path = write_study(tmp_path, where={'launcher': 'composer', 'gpus_per_run': 2}, search=search, methods=None, retries=0)
     log = tmp_path / 'log.txt'
-    assert start(path, log).wait(300) == 0, log.read_text()
+    assert start(path, log).wait(900) == 0, log.read_text()
     [tries] = attempts(path).values()
     assert [t.outcome for t in tries] == ['pruned']
     assert 'at batch 20' in tries[0].reason
