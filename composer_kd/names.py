@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar('T')
 
+_FEW = 16
+
 
 def snake_case(name: str) -> str:
     """``CosineAnnealing`` as ``cosine_annealing``; runs of capitals stay together (``LRMonitor``: ``lr_monitor``)."""
@@ -21,6 +23,21 @@ def nearest(name: object, valid: Iterable[str]) -> str:
     """A sentence that offers the valid name nearest to ``name``, or an empty string if none is near."""
     close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ''
+
+
+def refuse_unknown(given: Iterable[Any], valid: Iterable[str]) -> None:
+    """Refuse keys that a schema does not have.
+
+    Raises:
+        ValueError: Naming the first, and the nearest valid one, or all if none is near or they are few.
+    """
+    valid = sorted(valid)
+    for key in given:
+        if key not in valid:
+            near = nearest(key, valid)
+            # A list of sixty keys helps nobody who meant the one beside what they wrote.
+            everything = '' if near and len(valid) > _FEW else f" Valid keys: {', '.join(valid)}."
+            raise ValueError(f"unknown key '{key}'.{near}{everything}")
 
 
 def check_keys(given: Mapping[Any, Any], valid: Iterable[str], where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -13,20 +13,8 @@ from composer.profiler import Profiler, cyclic_schedule
 from composer.utils.parallelism import FSDP2Config, FSDPConfig, TPConfig
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, model_validator
 
-from composer_kd.names import nearest, split_named
+from composer_kd.names import nearest, refuse_unknown, split_named
 from composer_kd.recipes.hints import check_types, hints_of, is_time
-
-_FEW = 16
-
-
-def _known(given: Mapping[Any, Any], valid: Iterable[str]) -> None:
-    valid = sorted(valid)
-    for key in given:
-        if key not in valid:
-            near = nearest(key, valid)
-            # A list of sixty keys helps nobody who meant the one beside what they wrote.
-            everything = '' if near and len(valid) > _FEW else f" Valid keys: {', '.join(valid)}."
-            raise ValueError(f"unknown key '{key}'.{near}{everything}")
 
 
 class Strict(BaseModel):
@@ -39,7 +27,7 @@ class Strict(BaseModel):
     def _known_keys(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise ValueError(f'expected a mapping, got {type(data).__name__}: {data!r}.')
-        _known(data, cls.model_fields)
+        refuse_unknown(data, cls.model_fields)
         return data
 
 
@@ -124,7 +112,7 @@ def _held_against(hints: Mapping[str, Any]) -> Callable[[Any], Any]:
             return None
         if not isinstance(value, Mapping):
             raise ValueError(f'expected a mapping, got {type(value).__name__}: {value!r}.')
-        _known(value, hints)
+        refuse_unknown(value, hints)
         try:
             check_types(value, hints, '')
         except TypeError as error:
@@ -166,7 +154,7 @@ def _passes(value: Any) -> Any:
         return None
     passes = [_component(item) for item in (value if isinstance(value, list) else [value])]
     for item in passes:
-        _known(item, ('name', 'index'))
+        refuse_unknown(item, ('name', 'index'))
     return passes
 
 

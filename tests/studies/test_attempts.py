@@ -10,7 +10,8 @@ import time
 import pytest
 
 from composer_kd.studies.store import attempts as module
-from composer_kd.studies.store.attempts import Attempts, is_gone, this_worker
+from composer_kd.studies.store.attempts import Attempts
+from composer_kd.studies.store.processes import is_gone, this_worker
 
 
 @pytest.fixture(params=['sqlite', 'postgres'])
@@ -73,7 +74,7 @@ def test_studies_in_one_database_do_not_meet(url, name):
 
 def test_a_process_that_ended_is_gone_and_one_elsewhere_is_not_known():
     assert is_gone(this_worker()) is False
-    code = 'from composer_kd.studies.store.attempts import this_worker; print(this_worker(), flush=True); input()'
+    code = 'from composer_kd.studies.store.processes import this_worker; print(this_worker(), flush=True); input()'
     process = subprocess.Popen(
         [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )

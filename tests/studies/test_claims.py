@@ -106,6 +106,16 @@ def expected(tmp_path_factory):
     return found
 
 
+def ends_as(expected, path, monkeypatch):
+    """The next worker finds the last one dead, and the study ends as one that was left alone."""
+    monkeypatch.setattr('composer_kd.studies.store.attempts.is_gone', lambda worker: True)
+    claims = Claims(load_study(path), 0)
+    go_on(claims)
+    assert outcome(claims) == expected
+    assert claims.pending() == 0
+    claims.shut()
+
+
 @pytest.mark.parametrize('when', ['before', 'after'])
 @pytest.mark.parametrize('step', STEPS, ids=[f'{kind.__name__}.{name}' for kind, name in STEPS])
 def test_a_death_between_any_two_steps_changes_nothing(step, when, tmp_path, monkeypatch, expected):
@@ -119,11 +129,7 @@ def test_a_death_between_any_two_steps_changes_nothing(step, when, tmp_path, mon
                 go_on(claims)
             claims.shut()
         monkeypatch.setattr('composer_kd.studies.store.attempts.is_gone', lambda worker: True)
-    claims = Claims(load_study(path), 0)
-    go_on(claims)
-    assert outcome(claims) == expected
-    assert claims.pending() == 0
-    claims.shut()
+    ends_as(expected, path, monkeypatch)
 
 
 def test_killed_in_the_middle_of_the_suggestions(tmp_path, monkeypatch, expected):
@@ -144,11 +150,7 @@ def test_killed_in_the_middle_of_the_suggestions(tmp_path, monkeypatch, expected
         with pytest.raises(Killed):
             go_on(claims)
         claims.shut()
-    monkeypatch.setattr('composer_kd.studies.store.attempts.is_gone', lambda worker: True)
-    claims = Claims(load_study(path), 0)
-    go_on(claims)
-    assert outcome(claims) == expected
-    claims.shut()
+    ends_as(expected, path, monkeypatch)
 
 
 def test_how_a_run_ended_decides_whether_it_is_tried_again(tmp_path):

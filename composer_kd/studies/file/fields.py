@@ -11,13 +11,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, model_validator
 
-from composer_kd.names import nearest
+from composer_kd.names import nearest, refuse_unknown
 
 _DURATION = re.compile(r'(\d+(?:\.\d+)?(?:e\+?\d+)?)(ep|ba|sp|tok|iter)')
 _KEY = re.compile(r'[A-Za-z_][\w.\[\]/-]*')
 _WORD = re.compile(r'[A-Za-z_][\w-]*')
 _LONGEST = 80
-_FEW = 16
 
 
 class Strict(BaseModel):
@@ -33,13 +32,7 @@ class Strict(BaseModel):
     def _known_keys(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise ValueError(f'expected a mapping, got {type(data).__name__}: {data!r}.')
-        valid = sorted(cls.model_fields)
-        for key in data:
-            if key not in valid:
-                near = nearest(key, valid)
-                # A list of all keys helps nobody who meant the one beside what they wrote.
-                everything = '' if near and len(valid) > _FEW else f" Valid keys: {', '.join(valid)}."
-                raise ValueError(f"unknown key '{key}'.{near}{everything}")
+        refuse_unknown(data, cls.model_fields)
         return {key: value for key, value in data.items() if value is not None or key in cls.null_says}
 
 

@@ -6,10 +6,10 @@ import os
 import threading
 import time
 
-from composer_kd.studies.store.attempts import is_gone
+from composer_kd.studies.store.processes import is_gone
 
 WORKER = 'COMPOSER_KD_WORKER'
-"""Environment variable: the worker that a run's processes belong to, as ``attempts.this_worker()`` names it."""
+"""Environment variable: the worker that a run's processes belong to, as ``this_worker()`` names it."""
 
 ORPHANED = 75
 """Exit status of a process whose worker is gone."""

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from composer_kd.studies.store.attempts import this_worker
+from composer_kd.studies.store.processes import this_worker
 from composer_kd.studies.work.alive import WORKER
 from composer_kd.studies.work.jobs import STORAGE, Answer, answer_path
 
