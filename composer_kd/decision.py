@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from composer.core import State, Time
+from composer.utils import dist
 
 from composer_kd import schedule
 from composer_kd.schedule import Anchor, Clock, Window
@@ -18,13 +19,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decision:
-    """One batch's: whether, how strongly, and whom to ask."""
+    """One batch's: whether, how strongly, and whom to ask.
+
+    ``teachers`` are those of this rank; ``askers`` says of every teacher that any rank asks how many ranks do.
+    """
 
     on: bool = False
     kd_loss_weight: float = 0.0
     temperature: float | None = None
     teachers: tuple[int, ...] = ()
     weights: Mapping[int, float] = field(default_factory=dict)
+    askers: Mapping[int, int] = field(default_factory=dict)
     shown_temperature: float | None = None
     closed: bool = False
 
@@ -33,7 +38,7 @@ class Decision:
         shown = {'kd/active': float(self.on), 'kd/weight': self.kd_loss_weight}
         if self.on and self.shown_temperature is not None:
             shown['kd/temperature'] = self.shown_temperature
-        return {**shown, **{f'kd/teacher/{name}': float(i in self.teachers) for i, name in enumerate(names)}}
+        return {**shown, **{f'kd/teacher/{name}': float(i in self.askers) for i, name in enumerate(names)}}
 
 
 _OFF, _CLOSED = Decision(), Decision(closed=True)
@@ -111,15 +116,22 @@ class Plan:
         if not schedule.is_on(clock, self._anchor, s.interval, s.probability, self._seed):
             return _OFF
         shares = [spec.weight for spec in s.specs]
-        chosen = schedule.choose(
-            clock, self._anchor, s.interval, shares, s.teachers_per_batch, s.sampling, self._seed,
-        )
+        rank, ranks = dist.get_global_rank(), dist.get_world_size()
+        draw = (clock, self._anchor, s.interval, shares, s.teachers_per_batch, s.sampling, self._seed)
+        chosen, askers = schedule.choose(*draw, rank, ranks), schedule.askers(*draw, ranks)
         # Teachers drawn by weight have had their share in the draw; in the average they are equal.
         drawn = s.sampling == 'random' and len(chosen) < len(shares)
         temperature = None if s.temperature is None else s.temperature.at(state)
         return Decision(
             True, s.kd_loss_weight.at(state), temperature, chosen, {i: 1.0 if drawn else shares[i] for i in chosen},
-            s.loss.settings.get('temperature') if temperature is None else temperature,
+            askers, s.loss.settings.get('temperature') if temperature is None else temperature,
+        )
+
+    def held(self) -> frozenset[int]:
+        """The teachers that this rank asks at any time."""
+        s = self._s
+        return schedule.ever_asked(
+            len(s.specs), s.teachers_per_batch, s.sampling, dist.get_global_rank(), dist.get_world_size(),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,15 +142,9 @@ class Plan:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the window of the training that is resumed."""
+        """Take over the window of the training that is resumed, unless start or end are other ones now."""
         said = state.get('settings', {})
-        now = {key: str(self._s.plain[key]) for key in ('start', 'end')}
-        then = {key: said.get(key, now[key]) for key in now}
-        if then != now:
-            log.warning(
-                'The checkpoint was made with start=%s and end=%s; from here on distillation follows start=%s and '
-                'end=%s, as it is set now.', then['start'], then['end'], now['start'], now['end'],
-            )
+        if any(said.get(key, self._s.plain[key]) != str(self._s.plain[key]) for key in ('start', 'end')):
             self._window = self._anchor = None
             return
         if state.get('window'):

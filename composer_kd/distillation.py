@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from composer.core import Algorithm, Event, State, get_precision_context
+from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from composer.models import ComposerModel
 from torch import Tensor
 
 from composer_kd import batches, joining
 from composer_kd.batches import Key, LogitsKey
+from composer_kd.changes import differences
 from composer_kd.decision import Decision, Plan
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
-from composer_kd.teachers import Look, Teacher, build_teachers, look_at_teachers
-from composer_kd.term import FORBIDDEN_FINE, Share, kd_term, rows_that_count
+from composer_kd.teachers import Teacher, look_at_teachers
+from composer_kd.teaching import Teaching
+
+log = logging.getLogger(__name__)
 
 
 class Distillation(Algorithm):
@@ -49,7 +53,10 @@ class Distillation(Algorithm):
         interval: Every how many batches (``4``, ``'4ba'``) or epochs (``'10ep'``) of the window, its first included.
         probability: The share of those batches that is kept, each by its own draw; above 0, at most 1.
         teachers_per_batch: How many teachers answer for a batch; ``None`` for all.
-        sampling: How they are chosen: ``'random'`` (by weight, without replacement) or ``'round_robin'`` (in turn).
+        sampling: How they are chosen: ``'random'`` (by weight, without replacement), ``'round_robin'`` (in turn) or
+            ``'by_rank'``: every rank asks others (one, unless ``teachers_per_batch`` says more), which is an ensemble
+            over the batch for one teacher's price. A rank keeps those alone that it asks at any time: one, where the
+            number of ranks is a multiple of the number of teachers.
         combine: How several answers become one: the mean of their ``'logits'`` or of their ``'probabilities'``.
         input_key: Where a batch holds the input of a plain module, if not in the usual place.
         target_key: Where a batch holds the labels, if not in the usual place (``'labels'``, or the second item).
@@ -59,12 +66,21 @@ class Distillation(Algorithm):
         check_batches: On how many of the first batches to look at every teacher (shape, finite values, better than
             chance) before it is trusted; 0 for none. Looking costs one forward per teacher that does not run anyway.
         seed: Of the choices by chance; ``None`` for the run's own.
+        placement: Where teachers' weights lie: ``'replicated'`` (whole on every device), ``'sharded'`` (in parts over
+            the student's FSDP mesh, or over all ranks), ``'host'`` (in host memory, each layer brought to the device
+            when it runs), or ``'auto'``: whole, as long as they take a quarter of a device's memory at most.
+        teacher_microbatch_size: How many samples a teacher is asked about at once; ``None`` for a whole microbatch.
+        on_nonfinite: What happens when a teacher's answer or the KD term is not finite: ``'stop'`` names batch, teacher
+            and rank before any checkpoint of that step, ``'skip'`` leaves out such samples (or tokens) and counts them.
+        on_change: What happens when a checkpoint is resumed that was trained with other teachers, loss or schedule:
+            ``'error'`` or ``'warn'``, which goes on with what is set now.
 
     Raises:
         TypeError: For a value of the wrong kind.
         ValueError: For a value out of range, an unknown name, or settings that do not go together; at the trainer's
-            start for a teacher that cannot be loaded or does not fit; on the first batch for one that gives other
-            shapes or values that are not finite.
+            start for a teacher that cannot be loaded or does not fit, and for a checkpoint of other distillation; on
+            the first batch for a teacher that gives other shapes or values that are not finite.
+        RuntimeError: For values that are not finite later on.
         FileNotFoundError: For a missing run folder, checkpoint or download.
 
     Events:
@@ -77,7 +93,9 @@ class Distillation(Algorithm):
         MixUp and CutMix are complete before the KD term joins).
 
     Checkpoint:
-        Numbers and strings only: the window as resolved, the cost so far, and the teachers' origins and digests.
+        Text only, and no weights: the window as resolved, the settings, the cost so far, and the teachers' origins and
+            digests. Resumed on another number of ranks, the schedule and (but for ``'by_rank'``) the teachers are the
+            same batch by batch.
 
     Known interactions:
         Works with LabelSmoothing, MixUp and CutMix (both modes; the teacher sees the mixed input), SAM (two teacher
@@ -112,20 +130,22 @@ class Distillation(Algorithm):
         ignore_index: int = -100,
         check_batches: int = 2,
         seed: int | None = None,
+        placement: str = 'auto',
+        teacher_microbatch_size: int | None = None,
+        on_nonfinite: str = 'stop',
+        on_change: str = 'error',
     ) -> None:
         self._s = Settings.read(
             teachers=teachers, loss=loss, kd_loss_weight=kd_loss_weight, base_loss_weight=base_loss_weight, start=start,
             end=end, interval=interval, probability=probability, teachers_per_batch=teachers_per_batch,
             sampling=sampling, combine=combine, input_key=input_key, target_key=target_key, logits_key=logits_key,
-            ignore_index=ignore_index, check_batches=check_batches, seed=seed,
+            ignore_index=ignore_index, check_batches=check_batches, seed=seed, placement=placement,
+            teacher_microbatch_size=teacher_microbatch_size, on_nonfinite=on_nonfinite, on_change=on_change,
         )
-        self._input_key, self._target_key, self._logits_key = input_key, target_key, logits_key
-        self.teachers: list[Teacher] = []
         self._plan = Plan(self._s)
         self._ledger = Ledger([spec.name for spec in self._s.specs])
-        self._share = Share(target_key, ignore_index)
-        self._looks: dict[str, Look] = {}
-        self._looks_left, self._first_microbatch, self._done, self._sparse = 0, True, False, False
+        self._teaching = Teaching(self._s, self._ledger)
+        self._done = False
         self._now = Decision()
         self._kd: Tensor | None = None
         self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
@@ -136,11 +156,19 @@ class Distillation(Algorithm):
         """Every setting as a plain type, as it is logged."""
         return dict(self._s.plain)
 
+    def __repr__(self) -> str:
+        return f"Distillation({', '.join(f'{key}={value!r}' for key, value in self.settings.items())})"
+
+    @property
+    def teachers(self) -> list[Teacher]:
+        """The teachers, once they are loaded; those released are not in this rank's memory."""
+        return self._teaching.pool.teachers
+
     def match(self, event: Event, state: State) -> bool:
         """Whether there is something to do at ``event``."""
         # By identity: Composer's events compare as strings, and this is asked at every event of every batch.
         if event is Event.AFTER_FORWARD:
-            return self._now.on or self._looks_left > 0
+            return self._now.on or self._teaching.looking
         if event is Event.BEFORE_BACKWARD:
             return self._kd is not None
         if event is Event.BEFORE_TRAIN_BATCH or event is Event.BATCH_END:
@@ -167,90 +195,37 @@ class Distillation(Algorithm):
                 'This Distillation has served another trainer and keeps its window and counts. Build a new one.',
             )
         started = time.perf_counter()
-        student: Any = state.model
-        self.teachers = build_teachers(self._s.specs, student, self._input_key, self._target_key, self._logits_key)
-        for teacher in self.teachers:
-            teacher.to_device(state)
-        # a module that the user has let go of must be free to go when its window closes
-        self._s.specs[:] = [dataclasses.replace(spec, source=None) for spec in self._s.specs]
+        self._teaching.pool.load(state, self._plan.held())
         self._ledger.load_seconds += time.perf_counter() - started
-        logger.log_hyperparameters({'distillation': self.settings})
+        placements = {teacher.name: teacher.placement for teacher in self.teachers}
+        logger.log_hyperparameters({'distillation': self.settings, 'distillation_placements': placements})
 
     def _fit_start(self, state: State) -> None:
         self._plan.fit_start(state)
         self._done = False
-        self._share.bind()
-        fine = self._s.loss.name in FORBIDDEN_FINE
-        self._looks = {teacher.name: Look(teacher.name, teacher.origin, fine) for teacher in self.teachers}
-        self._looks_left = 0 if self._plan.closed(state) else self._s.check_batches
-        if not self._plan.closed(state):
-            for teacher in self.teachers:
-                teacher.to_device(state)
+        self._teaching.fit_start(state, self._plan.closed(state))
 
     def _decide(self, state: State) -> None:
         # SAM and a retry after running out of memory come here again for the same batch: drop what the first try left
         self._kd = None
         self._ledger.open_batch()
         self._now = self._plan.decide(state)
-        if self._now.closed:
-            for teacher in self.teachers:
-                teacher.release()
-            self._looks_left = 0
-        self._first_microbatch = True
-        if self._now.on:
-            self._share.open_batch(state, self._shift(state))
-
-    @staticmethod
-    def _shift(state: State) -> bool:
-        model: Any = getattr(state.model, 'module', None) if state.is_model_ddp else state.model
-        return bool(getattr(model, 'shift_labels', False))
+        self._teaching.open_batch(state, self._now)
 
     def _after_forward(self, state: State) -> None:
-        look = self._looks_left > 0 and self._first_microbatch
-        self._first_microbatch = False
-        asked = [i for i in range(len(self.teachers)) if look or i in self._now.teachers]
-        if not asked:
-            return
-        found = batches.rows_of(state.outputs, state.batch, self._logits_key, self._target_key)
-        student, labels, positions, samples = found
-        self._sparse = positions is not None
-        if look and labels is None and self._target_key is not None:
-            raise ValueError(
-                f'target_key: there is nothing under {self._target_key!r} in a batch of type '
-                f'{type(state.batch).__name__}. Give the key or index of the labels, or leave it out.',
-            )
-        precision = get_precision_context(state.precision, state.precision_config)
-        with self._ledger.meter.part('teacher', state.device.name == 'gpu'), precision:
-            answers = {i: self.teachers[i].outputs(state.batch, positions) for i in asked}
-        known = self._now.on and self._share.full and not look
-        mask = None if known else batches.counting(labels, self._s.ignore_index, self._shift(state))
-        if look:
-            for i, answer in answers.items():
-                self._looks[self.teachers[i].name].at(student, answer, labels, mask)
-        if self._now.on:
-            chosen = self._now.teachers
-            rows = rows_that_count(student, [answers[i] for i in chosen], labels, mask)
-            self._kd = kd_term(
-                self._s.loss, rows, [self._now.weights[i] for i in chosen], self._s.combine,
-                self._now.temperature, self._share, state.batch,
-            )
-            self._ledger.answered(chosen, samples)
+        self._kd = self._teaching.microbatch(state, self._now)
 
     def _join(self, state: State) -> None:
         assert self._kd is not None
         state.loss, base = joining.join(state.loss, self._kd, self._s.base_loss_weight, self._now.kd_loss_weight)
-        self._ledger.losses(self._kd, base, self._share.size(state.batch, self._target_key))
+        self._ledger.losses(self._kd, base, self._teaching.share.size(state.batch, self._s.target_key))
         self._kd = None
 
     def _batch_end(self, state: State, logger: Logger) -> None:
-        metrics = self._ledger.close_batch(self._now, state)
+        metrics = self._ledger.close_batch(self._now, state, self._teaching.guard)
         # the clock has moved on since; this is the step of Composer's own loss/train/total
         logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
-        if self._looks_left:
-            self._looks_left -= 1
-            if not self._looks_left:
-                for look in self._looks.values():
-                    look.verdict()
+        self._teaching.batch_end()
         # over for good, and logged as off: from here on there is nothing to do at any event
         self._done = self._now.closed
 
@@ -260,9 +235,10 @@ class Distillation(Algorithm):
         Returns:
             ``active_batches``; ``kd_seconds`` (teachers and loss), ``teacher_seconds``, ``loss_seconds`` and
             ``load_seconds`` of this rank; ``overhead``, the time spent on distillation / the time of the same batches
-            without it (``None`` before the first); and ``teachers``, each with ``name``, ``origin``, ``digest``,
-            ``weight``, ``batches`` and ``samples`` (this rank's times the number of ranks). The KD loss's share of the
-            backward pass is not told apart from the rest, and in none of these.
+            without it (``None`` before the first); ``skipped_rows``, samples or tokens left out as not finite; and
+            ``teachers``, each with ``name``, ``origin``, ``digest``, ``weight``, ``batches`` and ``samples`` (over all
+            ranks, taking this one's share for every rank's). The KD loss's share of the backward pass is not
+            told apart from the rest, and in none of these.
         """
         books = self._ledger
         return {**books.summary(), 'teachers': [
@@ -280,21 +256,43 @@ class Distillation(Algorithm):
             By name, the first digits of each teacher's digest, or that it lies elsewhere and was not looked at. Errors
             are those of the trainer's start.
         """
-        return look_at_teachers(self._s.specs, student, self._input_key, self._target_key, self._logits_key)
+        return look_at_teachers(
+            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key,
+        )
 
     def teacher_flops(self, batch: Any) -> dict[str, float]:
-        """FLOPs of one forward for one sample, by teacher, on a (small) batch on the training's device."""
-        labels = batches.target_of(batch, self._target_key)
-        positions = batches.labelled(labels, self._s.ignore_index) if self._sparse else None
-        return {t.name: t.flops(batch, positions) for t in self.teachers if not t.released}
+        """FLOPs of one forward for one sample, by teacher, on a (small) batch on the training's device.
+
+        Every rank asks: a sharded teacher runs on all, and where ranks have different ones, no rank has them all.
+        """
+        labels = batches.target_of(batch, self._s.target_key)
+        positions = batches.labelled(labels, self._s.ignore_index) if self._teaching.sparse else None
+        return self._teaching.pool.flops(batch, positions)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain types only: settings, window, counts, cost, and where the teachers came from."""
-        return {**super().state_dict(), 'version': 1, **self._plan.state_dict(), **self._ledger.state_dict(),
-                'teachers': [(t.name, t.origin, t.digest) for t in self.teachers],
+        """One text (JSON): window, settings, counts, cost, and where the teachers came from."""
+        # A sharded checkpoint is read key by key, and which teachers there are must not change the keys.
+        books = {**self._plan.state_dict(), **self._ledger.state_dict(), **self._told()}
+        return {**super().state_dict(), 'version': 2, 'books': json.dumps(books)}
+
+    def _told(self) -> dict[str, Any]:
+        return {'teachers': [(t.name, t.origin, t.digest, t.weight) for t in self.teachers],
                 'settings': {key: str(value) for key, value in self.settings.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off."""
-        self._plan.load_state_dict(state)
-        self._ledger.load_state_dict(state)
+        """Take up where a checkpoint left off.
+
+        Raises:
+            ValueError: If it was trained with other distillation, unless ``on_change`` is ``'warn'``.
+        """
+        books = json.loads(state['books']) if 'books' in state else state  # version 1 had them one by one
+        changed = '; '.join(differences(books, self._told()))
+        if changed and self._s.on_change == 'error':
+            raise ValueError(
+                f'The checkpoint was made with other distillation: {changed}. Set what it had, or go on with what is '
+                "set now by on_change='warn'.",
+            )
+        if changed:
+            log.warning('The checkpoint was made with other distillation: %s. From here on it is as set now.', changed)
+        self._plan.load_state_dict(books)
+        self._ledger.load_state_dict(books)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +16,7 @@ from functools import cached_property
 
 from composer.core import Time, Timestamp, TimeUnit
 
-SAMPLING = ('random', 'round_robin')
+SAMPLING = ('random', 'round_robin', 'by_rank')
 
 
 _HANDS = {unit: unit.name.lower() for unit in TimeUnit}
@@ -214,20 +215,24 @@ def is_on(clock: Clock, anchor: Anchor, interval: Interval, probability: float, 
 
 def choose(
     clock: Clock, anchor: Anchor, interval: Interval, weights: Sequence[float], count: int, sampling: str, seed: int,
+    rank: int = 0, ranks: int = 1,
 ) -> tuple[int, ...]:
-    """Which teachers answer for a batch.
+    """Which teachers answer on a rank, for a batch on which distillation is on.
 
-    ``random`` draws ``count`` teachers without replacement, each draw by weight (Efraimidis and Spirakis 2006, keys
-    u^(1/w)). ``round_robin`` takes them in turn, ``count`` at a time, one turn for each batch that the interval leaves.
+    ``'random'`` draws ``count`` of them without replacement, each next one with a chance in proportion to its weight
+    (exponential keys, Efraimidis and Spirakis 2006). ``'round_robin'`` goes through the pool, ``count`` a turn.
+    ``'by_rank'`` goes through it over the ranks first and the turns then, so that the ranks ask different teachers.
 
     Args:
         clock: The clock at the batch's start.
         anchor: The window's first batch.
         interval: Every how many batches or epochs of the window.
         weights: The teachers' weights, above zero.
-        count: How many answer.
-        sampling: ``'random'`` or ``'round_robin'``.
+        count: How many answer on a rank.
+        sampling: ``'random'``, ``'round_robin'`` or ``'by_rank'``.
         seed: The run's seed.
+        rank: The rank; of no consequence but for ``'by_rank'``.
+        ranks: How many there are.
 
     Returns:
         Indices of the teachers in ascending order.
@@ -235,13 +240,48 @@ def choose(
     total = len(weights)
     if count >= total:
         return tuple(range(total))
-    if sampling == 'round_robin':
+    if sampling in ('round_robin', 'by_rank'):
         passed = clock.batch - anchor.batch
         turn = passed // interval.every if interval.unit == TimeUnit.BATCH else passed
-        return tuple(sorted((turn * count + i) % total for i in range(count)))
+        return _in_turn(turn * ranks + rank if sampling == 'by_rank' else turn, count, total)
     # log(u)/w orders as u^(1/w) does, without underflow for small weights.
     keys = [math.log(max(uniform(seed, clock.batch, f'teacher {i}'), 1e-300)) / w for i, w in enumerate(weights)]
     return tuple(sorted(sorted(range(total), key=lambda i: keys[i], reverse=True)[:count]))
+
+
+def askers(
+    clock: Clock, anchor: Anchor, interval: Interval, weights: Sequence[float], count: int, sampling: str, seed: int,
+    ranks: int,
+) -> dict[int, int]:
+    """The teachers that answer for a batch on any rank, and on how many of ``ranks``; else as :func:`choose`."""
+    if sampling != 'by_rank':
+        return dict.fromkeys(choose(clock, anchor, interval, weights, count, sampling, seed), ranks)
+    return dict(Counter(
+        i for rank in range(ranks) for i in choose(clock, anchor, interval, weights, count, sampling, seed, rank, ranks)
+    ))
+
+
+def _in_turn(turn: int, count: int, total: int) -> tuple[int, ...]:
+    return tuple(sorted((turn * count + i) % total for i in range(count)))
+
+
+def ever_asked(total: int, count: int, sampling: str, rank: int, ranks: int) -> frozenset[int]:
+    """The teachers that a rank asks at any time; the others need not be kept there.
+
+    Args:
+        total: How many teachers there are.
+        count: How many answer for a batch on a rank.
+        sampling: As in :func:`choose`, and so are ``rank`` and ``ranks``.
+        rank: The rank.
+        ranks: How many there are.
+
+    Example:
+        >>> [sorted(ever_asked(4, 1, 'by_rank', rank, 2)) for rank in (0, 1)]
+        [[0, 2], [1, 3]]
+    """
+    if sampling != 'by_rank':
+        return frozenset(range(total))
+    return frozenset(i for turn in range(total) for i in _in_turn(turn * ranks + rank, count, total))
 
 
 def describe(window: Window) -> Mapping[str, str]:

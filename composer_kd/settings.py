@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from composer_kd.batches import Key, LogitsKey
+from composer_kd.guard import ON_NONFINITE
 from composer_kd.losses import Loss, make_loss
 from composer_kd.names import nearest
 from composer_kd.schedule import SAMPLING, Interval, parse_time
-from composer_kd.teachers import TeacherSpec, parse_teachers
+from composer_kd.teachers import PLACEMENTS, TeacherSpec, parse_teachers
 from composer_kd.term import COMBINE
 from composer_kd.values import Value
+
+ON_CHANGE = ('error', 'warn')
 
 
 def _one_of(value: Any, valid: tuple[str, ...], where: str) -> str:
@@ -53,13 +57,21 @@ class Settings:
     ignore_index: int
     check_batches: int
     seed: int | None
+    input_key: Key
+    target_key: Key
+    logits_key: LogitsKey
+    placement: str
+    teacher_microbatch_size: int | None
+    on_nonfinite: str
+    on_change: str
     plain: Mapping[str, Any]
 
     @classmethod
     def read(
         cls, *, teachers: Any, loss: Any, kd_loss_weight: Any, base_loss_weight: Any, start: Any, end: Any,
         interval: Any, probability: Any, teachers_per_batch: Any, sampling: Any, combine: Any, input_key: Any,
-        target_key: Any, logits_key: Any, ignore_index: Any, check_batches: Any, seed: Any,
+        target_key: Any, logits_key: Any, ignore_index: Any, check_batches: Any, seed: Any, placement: Any,
+        teacher_microbatch_size: Any, on_nonfinite: Any, on_change: Any,
     ) -> Settings:
         """Check every setting by itself and against the others.
 
@@ -80,12 +92,28 @@ class Settings:
             raise ValueError(f"start: '{start}' lies after end '{end}'. Give a start before the end.")
         if first.unit == last.unit and first == last:
             warnings.warn(f"start and end are both '{end}': distillation is never on.", stacklevel=4)
-        count = len(specs) if teachers_per_batch is None else _whole(teachers_per_batch, 'teachers_per_batch', 1)
+        _one_of(sampling, SAMPLING, 'sampling')
+        every = 1 if sampling == 'by_rank' else len(specs)
+        count = every if teachers_per_batch is None else _whole(teachers_per_batch, 'teachers_per_batch', 1)
         if count > len(specs):
             raise ValueError(
                 f'teachers_per_batch: {count} teachers a batch of a pool of {len(specs)}. Give {len(specs)} or fewer, '
                 'or leave it out for all.',
             )
+        if sampling == 'by_rank' and len({spec.weight for spec in specs}) > 1:
+            raise ValueError(
+                "sampling: with 'by_rank' every teacher answers for as many ranks as the others, so their weights must "
+                f"be equal, got {', '.join(f'{spec.weight:g}' for spec in specs)}. Leave the weights out, or use "
+                "sampling='random'.",
+            )
+        _one_of(placement, PLACEMENTS, 'placement')
+        if sampling == 'by_rank' and placement == 'sharded':
+            raise ValueError(
+                "placement: 'sharded' lays one teacher over all ranks, and sampling='by_rank' gives each rank another "
+                "one. Use placement='replicated' or 'host', or another sampling.",
+            )
+        if teacher_microbatch_size is not None:
+            _whole(teacher_microbatch_size, 'teacher_microbatch_size', 1)
         _one_of(combine, COMBINE, 'combine')
         if combine == 'probabilities' and kd_loss.space not in ('softmax', 'sigmoid'):
             raise ValueError(
@@ -105,11 +133,14 @@ class Settings:
             'base_loss_weight': float(base_loss_weight),
             'start': str(start), 'end': str(end), 'interval': str(interval),
             'probability': _share(probability, 'probability'), 'teachers_per_batch': count,
-            'sampling': _one_of(sampling, SAMPLING, 'sampling'), 'combine': combine,
+            'sampling': sampling, 'combine': combine,
             **{key: getattr(value, '__name__', value) for key, value in (
                 ('input_key', input_key), ('target_key', target_key), ('logits_key', logits_key),
             )},
             'ignore_index': ignore_index, 'check_batches': _whole(check_batches, 'check_batches', 0), 'seed': seed,
+            'placement': placement, 'teacher_microbatch_size': teacher_microbatch_size,
+            'on_nonfinite': _one_of(on_nonfinite, ON_NONFINITE, 'on_nonfinite'),
+            'on_change': _one_of(on_change, ON_CHANGE, 'on_change'),
         }
         if values['temperature'] is not None:
             plain['loss']['temperature'] = values['temperature'].describe()
@@ -121,5 +152,5 @@ class Settings:
         return cls(
             specs, kd_loss, values['temperature'], values['kd_loss_weight'], float(base_loss_weight), first, last,
             Interval.parse(interval), plain['probability'], count, sampling, combine, ignore_index, check_batches, seed,
-            plain,
+            input_key, target_key, logits_key, placement, teacher_microbatch_size, on_nonfinite, on_change, plain,
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composer_kd.batches import Key, classes_last, counting, target_of, trainer_behind
 from composer_kd.functional import combine_logits, combine_probabilities
+from composer_kd.guard import Guard, left_out
 from composer_kd.losses import Loss
 
 COMBINE = ('logits', 'probabilities')
@@ -51,6 +52,11 @@ class Share:
         if self._on_tokens:
             return self._spec.get_num_tokens_in_batch(batch, token_type='loss_generating')
         return int(self._spec.get_num_samples_in_batch(batch))
+
+    def split(self, batch: Any, size: int) -> Sequence[Any]:
+        """A batch in parts of ``size`` samples, as the trainer splits it into microbatches."""
+        split = DataSpec([]).split_batch if self._spec is None else self._spec.split_batch
+        return list(split(batch, size))
 
     def open_batch(self, state: State, shift: bool) -> None:
         """Count the rows of the whole batch, over all ranks. Every rank calls this for every batch that is on."""
@@ -125,6 +131,7 @@ def rows_that_count(student: Tensor, teachers: Sequence[Tensor], labels: Any, ma
 
 def kd_term(
     loss: Loss, rows: Rows, weights: Sequence[float], combine: str, temperature: float | None, share: Share, batch: Any,
+    guard: Guard,
 ) -> Tensor:
     """The KD scalar of a microbatch, ready for Composer's weighing.
 
@@ -136,6 +143,7 @@ def kd_term(
         temperature: The temperature, where it follows a scheduler.
         share: How Composer weighs this microbatch.
         batch: The microbatch.
+        guard: Looks at what is not finite.
 
     Returns:
         A scalar with a graph to the student's logits; zero, with a graph, where no row counts.
@@ -151,5 +159,11 @@ def kd_term(
         heat = temperature if temperature is not None else float(loss.settings.get('temperature', 1.0))
         assert loss.space is not None, 'settings refuse it'
         target = combine_probabilities(rows.teachers, weights, temperature=heat, space=loss.space)
+    if guard.skips:
+        student = student.view_as(student)
     values = loss.rows(student, target, temperature=temperature, mask=rows.mask)
+    bad = guard.rows(values, target)
+    if bad is not None:
+        left_out(student, bad)
+        values = values.masked_fill(bad, 0.0)
     return share.mean(values.sum(), batch) if rows.counted and share.counts else values.mean()

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -133,7 +135,7 @@ def test_records_of_version_1_are_read(tmp_path):
     assert (record.version, record.data_seconds, record.train_seconds) == (1, None, 3.5)
     assert record.teachers[0].name == 'last'
     assert math.isnan(record.evaluations[0].metrics['test']['CrossEntropy'])
-    assert make_record().version == 2
+    assert make_record().version == 3
 
 
 def test_values_that_are_not_finite_survive(tmp_path):
@@ -253,8 +255,13 @@ def checkpoints(folder: Path, *names: str) -> RunFolder:
             path.mkdir()
             (path / '.metadata').write_text('x')
         else:
-            path.write_text('x')
+            with zipfile.ZipFile(path, 'w') as file:  # what torch.save writes
+                file.writestr('data.pkl', 'x')
     return RunFolder(folder)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
 
 
 def test_latest_follows_the_link(tmp_path):
@@ -262,6 +269,13 @@ def test_latest_follows_the_link(tmp_path):
     # Not the highest: the link says which one was saved last and completely.
     (folder.checkpoints / 'latest-rank0.pt').symlink_to('ep1-ba8-rank0.pt')
     assert folder.latest_checkpoint() == folder.checkpoints / 'ep1-ba8-rank0.pt'
+
+
+def test_what_was_damaged_after_it_was_linked_is_not_passed_over(tmp_path):
+    folder = checkpoints(tmp_path, 'ep1-ba8-rank0.pt', 'ep2-ba16-rank0.pt')
+    (folder.checkpoints / 'latest-rank0.pt').symlink_to('ep2-ba16-rank0.pt')
+    cut(folder.checkpoints / 'ep2-ba16-rank0.pt')
+    assert folder.latest_checkpoint() == folder.checkpoints / 'ep2-ba16-rank0.pt', 'older weights would be loaded instead'
 
 
 def test_latest_may_be_sharded(tmp_path):
@@ -281,7 +295,11 @@ def test_without_the_link_the_highest_batch_counts(tmp_path, dangling):
         tmp_path, 'ep1-ba8-rank0.pt', 'ep9-ba72-rank0.pt', 'ep10-ba80-rank0.pt', 'ep11-ba88-rank1.pt', 'notes.txt',
         'latest-rank0.pt.symlink',
     )
-    (folder.checkpoints / 'ep12-ba96').mkdir()  # a sharded save that was cut short
+    # Saves that were cut short.
+    (folder.checkpoints / 'ep12-ba96').mkdir()
+    (folder.checkpoints / 'ep13-ba104-rank0.pt').touch()
+    shutil.copy(folder.checkpoints / 'ep1-ba8-rank0.pt', folder.checkpoints / 'ep14-ba112-rank0.pt')
+    cut(folder.checkpoints / 'ep14-ba112-rank0.pt')
     if dangling:
         (folder.checkpoints / 'latest-rank0.pt').symlink_to('ep11-ba88-rank0.pt')
     assert folder.latest_checkpoint().name == 'ep10-ba80-rank0.pt'

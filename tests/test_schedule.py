@@ -164,3 +164,24 @@ def test_a_share_of_epochs_needs_their_length():
 def test_a_window_survives_a_checkpoint(value, unit):
     window = Window(Bound(TimeUnit(unit), value), Bound(TimeUnit('ba'), Fraction(7, 3)))
     assert schedule.restore(schedule.describe(window)) == window
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 9), st.integers(0, 50))
+def test_by_rank_is_fair_and_never_asks_a_teacher_that_is_not_held(total, count, ranks, first):
+    count = min(count, total)
+    weights, seen = [1.0] * total, [0] * total
+    for batch in range(first, first + total):
+        clock, said = Clock(batch=batch), []
+        for rank in range(ranks):
+            chosen = schedule.choose(clock, Anchor(first, 0), Interval.parse(1), weights, count, 'by_rank', 17, rank, ranks)
+            assert len(set(chosen)) == count
+            assert set(chosen) <= schedule.ever_asked(total, count, 'by_rank', rank, ranks)
+            said += chosen
+        asked = schedule.askers(clock, Anchor(first, 0), Interval.parse(1), weights, count, 'by_rank', 17, ranks)
+        assert asked == {i: said.count(i) for i in set(said)}
+        assert max(asked.values()) - min([*asked.values(), *[0] * (len(asked) < total)]) <= 1 or count == total
+        seen = [n + said.count(i) for i, n in enumerate(seen)]
+    assert max(seen) == min(seen), 'over as many batches as there are teachers all are asked equally often'
+    if (ranks * count) % total == 0 and count < total:
+        assert len(schedule.ever_asked(total, count, 'by_rank', 0, ranks)) == count

@@ -31,16 +31,24 @@ pair = [nn.Linear(2, 2), nn.Linear(2, 2)]
     ({'probability': 1.5}, ValueError, 'probability'),
     ({'teachers_per_batch': 3}, ValueError, 'teachers_per_batch: 3 teachers a batch of a pool of 2'),
     ({'teachers_per_batch': 0}, ValueError, 'teachers_per_batch: expected a whole number of 1 or more, got 0'),
-    ({'sampling': 'randm'}, ValueError, r"sampling: expected 'random' or 'round_robin', got 'randm'\. Did you mean 'random'"),
+    ({'sampling': 'randm'}, ValueError, r"sampling: expected 'random' or 'round_robin' or 'by_rank', got 'randm'\. Did you mean 'random'"),
     ({'combine': 'votes'}, ValueError, "combine: expected 'logits' or 'probabilities', got 'votes'"),
     ({'combine': 'probabilities', 'loss': 'mse'}, ValueError, "combine: 'probabilities'.*'mse' does not compare"),
     ({'ignore_index': None}, TypeError, 'ignore_index: expected a whole number'),
     ({'check_batches': -1}, ValueError, 'check_batches: expected a whole number of 0 or more, got -1'),
     ({'seed': -1}, ValueError, 'seed: expected a whole number of 0 or more, got -1'),
+    ({'placement': 'shard'}, ValueError, r"placement: expected 'auto' or .*, got 'shard'\. Did you mean 'sharded'"),
+    ({'placement': 'sharded', 'sampling': 'by_rank'}, ValueError, "placement: 'sharded' lays one teacher over all ranks"),
+    ({'sampling': 'by_rank', 'teachers': [{'module': pair[0], 'weight': 2}, pair[1]]}, ValueError,
+     "sampling: with 'by_rank' .* their weights must be equal, got 2, 1"),
+    ({'teacher_microbatch_size': 0}, ValueError, 'teacher_microbatch_size: expected a whole number of 1 or more, got 0'),
+    ({'teacher_microbatch_size': 2.5}, ValueError, 'teacher_microbatch_size'),
+    ({'on_nonfinite': 'ignore'}, ValueError, "on_nonfinite: expected 'stop' or 'skip', got 'ignore'"),
+    ({'on_change': 'allow'}, ValueError, "on_change: expected 'error' or 'warn', got 'allow'"),
 ])
 def test_a_bad_setting_is_refused(settings, error, message):
     with pytest.raises(error, match=message) as raised:
-        Distillation(pair, **settings)
+        Distillation(**{'teachers': pair, **settings})
     assert '\n' not in str(raised.value)
 
 
@@ -75,3 +83,16 @@ def test_settings_in_plain_types():
     assert kd.settings['logits_key'] == 'max'
     assert kd.settings['kd_loss_weight'] == 'LinearScheduler'
     assert kd.settings['teachers'] == ['teacher0 = module:Linear (weight 1)', 'teacher1 = module:Linear (weight 1)']
+
+
+@pytest.mark.parametrize(('parallel', 'told'), [
+    ({'auto_microbatching': True}, "device_train_microbatch_size='auto'"),
+    ({'tp_config': object()}, 'tensor parallelism'),
+])
+def test_a_training_that_cannot_shard_teachers_says_so(parallel, told):
+    from types import SimpleNamespace
+
+    from composer_kd.teachers.placement import choose_placements
+    state = SimpleNamespace(**{'auto_microbatching': False, 'tp_config': None, **parallel})
+    with pytest.raises(ValueError, match=rf"placement: 'sharded' cannot be had, as .*{told}.*Use 'host', 'replicated' or 'auto'"):
+        choose_placements('sharded', [1], state, by_rank=False)

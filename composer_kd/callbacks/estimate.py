@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from composer.core import State
 from composer.core.precision import get_precision_context
@@ -12,6 +13,8 @@ from composer_kd.callbacks.flops import first_samples, forward_flops_per_sample,
 from composer_kd.runs import Flops, Record
 
 log = logging.getLogger(__name__)
+
+T = TypeVar('T')
 
 METHOD = (
     'matrix products, convolutions and attention of one evaluation-mode forward on the first batch, counted by '
@@ -31,20 +34,27 @@ def find_distillation(state: State) -> Any:
 def measure(state: State) -> Flops:
     """Forward FLOPs on the batch at hand. Training must not stop for an estimate, so every failure becomes its text."""
     flops, distillation = Flops(method=METHOD), find_distillation(state)
-    what = 'the student'
+    with get_precision_context(state.precision, state.precision_config):
+        student = _counted(lambda: forward_flops_per_sample(state.model, state.batch), 'the student', flops)
+        flops.student_forward_per_sample = student
+        if distillation is not None:
+            # whatever became of the student: other ranks may be waiting there
+            with untouched():
+                teachers = _counted(
+                    lambda: distillation.teacher_flops(first_samples(state.batch, 2)[0]), 'the teachers', flops,
+                ) or {}
+            flops.teacher_forward_per_sample = {str(name): float(number) for name, number in teachers.items()}
+    return flops
+
+
+def _counted(count: Callable[[], T], what: str, flops: Flops) -> T | None:
     try:
-        with get_precision_context(state.precision, state.precision_config):
-            flops.student_forward_per_sample = forward_flops_per_sample(state.model, state.batch)
-            if distillation is not None:
-                what = 'the teachers'
-                with untouched():
-                    counted = distillation.teacher_flops(first_samples(state.batch, 2)[0])
-                flops.teacher_forward_per_sample = {str(name): float(number) for name, number in counted.items()}
+        return count()
     except Exception as error:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
         log.warning('The FLOPs of %s are not recorded: %s', what, reason)
-        flops.method = f'{what} could not be counted ({reason}); otherwise {METHOD}'
-    return flops
+        flops.method = f'{what} could not be counted ({reason}); otherwise {flops.method}'
+        return None
 
 
 def with_earlier(flops: Flops, earlier: Flops) -> Flops:

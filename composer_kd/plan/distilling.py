@@ -7,8 +7,9 @@ from typing import Any
 
 from composer_kd import schedule
 from composer_kd.plan.course import Course
-from composer_kd.plan.result import Distilling
+from composer_kd.plan.result import Distilling, Model
 from composer_kd.schedule import Anchor, Interval, Window, parse_time
+from composer_kd.teachers import AUTO_SHARE, settle
 
 
 def window_of(course: Course, settings: Mapping[str, Any]) -> Window:
@@ -29,7 +30,7 @@ def window_of(course: Course, settings: Mapping[str, Any]) -> Window:
 
 def follow(
     course: Course, settings: Mapping[str, Any], names: Sequence[str], weights: Sequence[float], seed: int,
-    sam_interval: int | None = None,
+    sam_interval: int | None = None, ranks: int = 1,
 ) -> Distilling:
     """Go through all batches of a training as its schedule will.
 
@@ -40,6 +41,7 @@ def follow(
         weights: Their weights.
         seed: Of the run; that of the settings goes first.
         sam_interval: Every how many steps SAM runs everything a second time; ``None`` without it.
+        ranks: Of the training.
 
     Raises:
         ValueError: As :func:`window_of`.
@@ -61,9 +63,32 @@ def follow(
             continue
         active, first, last = active + 1, batch if first is None else first, batch
         passes = 2 if sam_interval and (batch + 1) % sam_interval == 0 else 1
-        for i in schedule.choose(
-            clock, anchor, interval, weights, settings['teachers_per_batch'], settings['sampling'], seed,
-        ):
+        asked = schedule.askers(
+            clock, anchor, interval, weights, settings['teachers_per_batch'], settings['sampling'], seed, ranks,
+        )
+        for i, number in asked.items():
             batches[names[i]] += 1
-            samples[names[i]] += passes * course.batch_size
+            samples[names[i]] += passes * course.batch_size * number // ranks
     return Distilling(active_steps=active, first_step=first, last_step=last, batches=batches, samples=samples)
+
+
+def on_device(
+    teachers: Sequence[Model], settings: Mapping[str, Any] | None, ranks: int, memory: float, gpu: bool,
+) -> int:
+    """Bytes of a device's memory that teachers take all the time: of those in host memory, next to none.
+
+    Args:
+        teachers: The teachers.
+        settings: :attr:`composer_kd.Distillation.settings`, or ``None`` without distillation.
+        ranks: Of the training.
+        memory: Of a device, in bytes.
+        gpu: Whether it is a GPU.
+    """
+    if settings is None:
+        return 0
+    sampling, sizes = settings['sampling'], [teacher.bytes or 0 for teacher in teachers]
+    held = schedule.ever_asked(len(sizes), settings['teachers_per_batch'], sampling, 0, ranks)
+    places = settle(settings['placement'], sizes, AUTO_SHARE * memory, ranks, gpu, sampling != 'by_rank')
+    shares = {'replicated': 1, 'sharded': ranks}
+    return sum(size // shares[place] for i, (size, place) in enumerate(zip(sizes, places, strict=True))
+               if i in held and place in shares)

@@ -23,7 +23,7 @@ from composer_kd.plan.building import (
     teachers_of,
 )
 from composer_kd.plan.course import Course
-from composer_kd.plan.distilling import follow, window_of
+from composer_kd.plan.distilling import follow, on_device, window_of
 from composer_kd.plan.neighbours import Neighbours
 from composer_kd.plan.reading import Source, read_sources
 from composer_kd.plan.result import Checkpoints, Distilling, Evaluating, Length, Model, Plan, Problem, problem
@@ -99,7 +99,7 @@ def _plan(recipe: Recipe, ranks: int, nodes: int, memory_gb: float, neighbours: 
     own = _model(itself, sources[0], {})
     pool = [_model(teacher, sources[0], settings or {}) for teacher in teachers]
     evaluators = _evaluators(recipe, sources, course, own, student)
-    distilling = _follow(recipe, course, settings, teachers)
+    distilling = _follow(recipe, course, settings, teachers, ranks)
     flops, distilling = cost.count(
         course, own.forward_flops_per_sample, {model.name: model.forward_flops_per_sample for model in pool},
         distilling, recipe.algorithms, evaluators,
@@ -107,7 +107,7 @@ def _plan(recipe: Recipe, ranks: int, nodes: int, memory_gb: float, neighbours: 
     weights = memory.Weights.of(student, recipe)
     kept, uncounted = _activations(student, sources[0], precision, gpu)
     needed = memory.estimate(
-        weights, kept, sum(model.bytes or 0 for model in pool), 3 + settings['teachers_per_batch'] if settings else 0,
+        weights, kept, on_device(pool, settings, ranks, memory_gb * memory.GIB, gpu), 3 + settings['teachers_per_batch'] if settings else 0,
         recipe, ranks, per_node, batch_per_rank, round(memory_gb * memory.GIB), gpu,
     )
     found = [
@@ -240,7 +240,7 @@ def _told(error: Exception) -> str:
 
 
 def _follow(
-    recipe: Recipe, course: Course, settings: dict[str, Any] | None, teachers: Sequence[Built],
+    recipe: Recipe, course: Course, settings: dict[str, Any] | None, teachers: Sequence[Built], ranks: int,
 ) -> Distilling | None:
     if settings is None or course.steps is None:
         return None
@@ -251,7 +251,7 @@ def _follow(
     sam = recipe.algorithms.get('sam')
     return follow(
         course, settings, [teacher.name for teacher in teachers], [teacher.weight for teacher in teachers], recipe.seed,
-        None if sam is None else int(sam.get('interval', 1)),
+        None if sam is None else int(sam.get('interval', 1)), ranks,
     )
 
 

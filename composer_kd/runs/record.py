@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 2
-"""Version of the record that this package writes; it reads this one and older ones. 2 added ``data_seconds``."""
+SCHEMA_VERSION = 3
+"""Version of the record that this package writes; it reads this one and older ones. 2 added ``data_seconds``, 3
+``kd.skipped_rows``.
+"""
 
 
 class _Part(BaseModel):
@@ -39,6 +41,9 @@ class Distilled(_Part):
     load_seconds: float = Field(default=0.0, description='Seconds spent loading teachers, not in kd_seconds.')
     overhead: float | None = Field(
         default=None, description='Time spent on KD / time of the same steps without it; null while unmeasured.',
+    )
+    skipped_rows: int = Field(
+        default=0, description='Samples or tokens left out of KD as not finite, over all ranks (on_nonfinite: skip).',
     )
 
 

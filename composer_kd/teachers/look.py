@@ -19,10 +19,11 @@ class Look:
         name: The teacher's name.
         origin: Where it comes from.
         forbidden: Whether the loss stays finite where the teacher alone forbids a class with minus infinity.
+        lenient: Whether values that are not finite are left to be skipped and counted.
     """
 
-    def __init__(self, name: str, origin: str, forbidden: bool = True) -> None:
-        self._forbidden = forbidden
+    def __init__(self, name: str, origin: str, forbidden: bool = True, lenient: bool = False) -> None:
+        self._forbidden, self._lenient = forbidden, lenient
         self._who = f"Teacher '{name}' ({origin})"
         self._right: Tensor | None = None
         self._seen = 0
@@ -50,10 +51,11 @@ class Look:
             )
         logits = classes_last(teacher_logits, labels)
         wrong = torch.isnan(logits) | (logits == torch.inf) if self._forbidden else ~torch.isfinite(logits)
-        if bool(wrong.any()) or bool((logits == -torch.inf).all(dim=-1).any()):
+        if not self._lenient and (bool(wrong.any()) or bool((logits == -torch.inf).all(dim=-1).any())):
             raise ValueError(
                 f'{self._who} gives {int(wrong.sum())} of {logits.numel()} logits that are not finite on a training '
-                'batch. Its weights are broken, or it cannot run in this precision: try precision=fp32 or amp_bf16.',
+                'batch. Its weights are broken, or it cannot run in this precision: try precision=fp32 or amp_bf16. '
+                "on_nonfinite='skip' leaves such samples out and counts them.",
             )
         if mask is None or mask.shape != logits.shape[:-1]:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +18,10 @@ from composer_kd.names import check_keys
 from composer_kd.runs import RunFolder
 
 _SOURCES = {
-    'run': {'name', 'weight', 'logits_key'},
-    'checkpoint': {'name', 'weight', 'logits_key', 'model', 'algorithms'},
-    'torchvision': {'name', 'weight', 'logits_key', 'weights'},
-    'module': {'name', 'weight', 'logits_key'},
+    'run': {'name', 'weight', 'logits_key', 'digest'},
+    'checkpoint': {'name', 'weight', 'logits_key', 'digest', 'model', 'algorithms'},
+    'torchvision': {'name', 'weight', 'logits_key', 'digest', 'weights'},
+    'module': {'name', 'weight', 'logits_key', 'digest'},
 }
 _EXPECTED = {'torchvision': "torchvision's name of a classification model"}
 
@@ -41,6 +42,7 @@ class TeacherSpec:
         origin: Kind and source as plain text.
         weights: For ``'torchvision'``, the published weights.
         index: Its place among the teachers.
+        digest: The first hexadecimal digits, 8 or more, of the digest that it must have; ``None`` for any.
     """
 
     kind: str
@@ -53,6 +55,7 @@ class TeacherSpec:
     origin: str = ''
     weights: WeightsEnum | None = None
     index: int = 0
+    digest: str | None = None
 
     @property
     def where(self) -> str:
@@ -115,6 +118,12 @@ def _parse(item: Any, index: int) -> TeacherSpec:
     weight = item.get('weight', 1.0)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not (0 < weight < math.inf):
         raise ValueError(f'{where}.weight: expected a finite number above 0, got {weight!r}.')
+    digest = item.get('digest')
+    if digest is not None and not (isinstance(digest, str) and re.fullmatch('[0-9a-f]{8,64}', digest)):
+        raise ValueError(
+            f"{where}.digest: expected 8 or more of the digits that 'composer-kd validate' shows, in quotes, got "
+            f'{digest!r}.',
+        )
     if item.get('algorithms') and not item.get('model'):
         raise ValueError(
             f"{where}.algorithms: names what rewrote the architecture in 'model', and there is no 'model'. Without one "
@@ -123,7 +132,7 @@ def _parse(item: Any, index: int) -> TeacherSpec:
     return TeacherSpec(
         kind, source, str(item.get('name') or f'teacher{index}'), float(weight), item.get('model'),
         dict(item.get('algorithms') or {}), item.get('logits_key'),
-        _origin(kind, f'{source}/{weights.name}' if weights is not None else source), weights, index,
+        _origin(kind, f'{source}/{weights.name}' if weights is not None else source), weights, index, digest,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from composer_kd.batches import POSITIONS, Key, LogitsKey, at_positions, call_module, find_logits, without_target
+from composer_kd.teachers.placement import bring_when_used, shard
 from composer_kd.teachers.weights import digest_of
 
 
@@ -45,8 +47,10 @@ class Teacher:
         self.weight = weight
         self.origin = origin
         self.digest = digest_of(module)
+        self.placement = 'replicated'
         self._module: torch.nn.Module | None = module.eval()
         self._input_key, self._target_key, self._logits_key = input_key, target_key, logits_key
+        self._borrowed = borrowed
         self._home = next((p.device for p in module.parameters()), None) if borrowed else None
 
     @property
@@ -67,9 +71,28 @@ class Teacher:
         """Whether the model's memory was given up."""
         return self._module is None
 
+    def place(self, state: State, placement: str) -> None:
+        """Lay the model where it is to be for this training.
+
+        Args:
+            state: The training.
+            placement: ``'replicated'``, ``'sharded'`` or ``'host'``; see :mod:`composer_kd.teachers.placement`.
+        """
+        self.placement = placement
+        if placement != 'replicated' and self._borrowed:
+            # both change the model itself, and this one is the user's
+            self._module, self._borrowed, self._home = copy.deepcopy(self.module), False, None
+        if placement == 'sharded':
+            shard(self.module, state)
+        elif placement == 'host':
+            bring_when_used(self.module.cpu(), state.device.tensor_to_device(torch.zeros(0)).device)
+        self.to_device(state)
+
     def to_device(self, state: State) -> None:
-        """Move the model to the training's device."""
-        self._module = state.device.module_to_device(self.module).eval()
+        """Move a model that lies whole on the device there, and see that it is in eval mode."""
+        if self.placement == 'replicated':
+            self._module = state.device.module_to_device(self.module)
+        self.module.eval()
 
     def outputs(self, batch: Any, positions: Tensor | None = None) -> Tensor:
         """The teacher's logits for a batch, without a graph.

@@ -22,7 +22,7 @@ def test_record_of_a_finished_run(tmp_path):
     recorder = RunRecorder(tmp_path, recipe_digest='d' * 64, seed=5, tags={'method': 'baseline'})
     fit(recorder=recorder, run_name='tiny')
     record = RunFolder(tmp_path).read_record()
-    assert (record.version, record.status, record.run_name, record.seed) == (2, 'finished', 'tiny', 5)
+    assert (record.version, record.status, record.run_name, record.seed) == (3, 'finished', 'tiny', 5)
     assert record.tags == {'method': 'baseline'}
     assert record.recipe_digest == 'd' * 64
     assert (record.batches, record.epochs, record.samples) == (8, 2, 64)
@@ -125,7 +125,7 @@ def test_kd_figures(tmp_path):
     assert record.kd is not None
     assert record.kd.model_dump() == {
         'active_batches': 8, 'kd_seconds': 4.0, 'teacher_seconds': 3.2, 'loss_seconds': pytest.approx(0.8),
-        'load_seconds': 2.0, 'overhead': 0.25,
+        'load_seconds': 2.0, 'overhead': 0.25, 'skipped_rows': 0,
     }
     assert [(t.name, t.batches, t.samples) for t in record.teachers] == [('last', 8, 64)]
     assert [e.kd_seconds for e in record.evaluations] == [2.0, 4.0]

@@ -83,7 +83,7 @@ class FakeDistillation(Algorithm):
         }
         return {
             'active_batches': self.batches, 'kd_seconds': self.batches * 0.5, 'teacher_seconds': self.batches * 0.4,
-            'loss_seconds': self.batches * 0.1, 'load_seconds': 2.0, 'overhead': 0.25, 'teachers': [teacher],
+            'loss_seconds': self.batches * 0.1, 'load_seconds': 2.0, 'overhead': 0.25, 'skipped_rows': 0, 'teachers': [teacher],
         }
 
     def teacher_flops(self, batch: Any) -> dict[str, float]:

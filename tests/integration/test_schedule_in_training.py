@@ -1,5 +1,7 @@
 """Windows, intervals, probability and teacher choice in real trainings: counted forwards, resumed trainings."""
 
+import json
+
 import pytest
 import torch
 from composer.core import Event
@@ -156,17 +158,78 @@ def test_composers_scheduler_objects_do_too():
     assert kd.settings['kd_loss_weight'] == 'ConstantScheduler'
 
 
-def test_a_window_changed_before_resuming_is_followed_and_said(tmp_path, caplog):
-    def make(end, **kwargs):
-        teacher = Counting(network(seed=9))
-        return teacher, trainer(Distillation(teacher, end=end, check_batches=0), max_duration='20ba', **kwargs)
-    _, first = make('10ba', save_folder=str(tmp_path), save_interval='5ba', save_filename='ba{batch}.pt')
-    first.fit()
+def _resumed(tmp_path, first, second, **settings):
+    """Train ten batches, save at five, and make the trainer that is to go on from there with other distillation."""
+    fit = trainer(Distillation(**first), max_duration='10ba', save_folder=str(tmp_path), save_interval='5ba',
+                  save_filename='ba{batch}.pt')
+    fit.fit()
+    return trainer(Distillation(**second), load_path=str(tmp_path / 'ba5.pt'), **{'max_duration': '20ba', **settings})
+
+
+PLAIN = {'teachers': network(seed=9), 'check_batches': 0}
+
+
+@pytest.mark.parametrize(('changed', 'told'), [
+    ({'end': '15ba'}, 'end was 1dur and is 15ba'),
+    ({'start': '1ba'}, 'start was 0dur and is 1ba'),
+    ({'interval': 2}, 'interval was 1 and is 2'),
+    ({'loss': 'mse'}, "loss was {'name': 'kl_divergence', 'temperature': 1.0} and is {'name': 'mse', 'class_reduction': 'sum'}"),
+    ({'loss': {'name': 'kl_divergence', 'temperature': 2.0}}, "'temperature': 2.0}"),
+    ({'kd_loss_weight': 0.5}, 'kd_loss_weight was 0.9 and is 0.5'),
+    ({'base_loss_weight': 0.5}, 'base_loss_weight was 0.1 and is 0.5'),
+    ({'probability': 0.5}, 'probability was 1.0 and is 0.5'),
+    ({'seed': 4}, 'seed was None and is 4'),
+    ({'teachers': [network(seed=9), network(seed=8)]}, 'there were 1 teachers (teacher0) and are 2 (teacher0, teacher1)'),
+    ({'teachers': {'module': network(seed=9), 'weight': 2}}, "teacher 'teacher0' had the weight 1 and has 2"),
+    ({'teachers': network(seed=8)}, "teacher 'teacher0' (module:Sequential) had the digest "),
+])
+def test_resuming_with_other_distillation_is_refused_with_the_difference(tmp_path, changed, told):
+    with pytest.raises(ValueError, match='made with other distillation') as error:
+        _resumed(tmp_path, PLAIN, {**PLAIN, **changed})
+    assert told in str(error.value)
+    assert "on_change='warn'" in str(error.value)
+
+
+def test_or_goes_on_as_set_now_where_asked_to(tmp_path, caplog):
+    teacher = Counting(network(seed=9))
     with caplog.at_level('WARNING'):
-        teacher, second = make('15ba', load_path=str(tmp_path / 'ba5.pt'))
-    assert 'made with start=0dur and end=10ba' in caplog.text
+        second = _resumed(tmp_path, {**PLAIN, 'end': '6ba'}, {
+            **PLAIN, 'teachers': {'module': teacher, 'name': 'b'}, 'end': '15ba', 'on_change': 'warn'})
+    assert 'other distillation: end was 6ba and is 15ba' in caplog.text
+    assert 'had the digest' in caplog.text, 'it counts, so it is another module'
     second.fit()
     assert teacher.calls == 10
+
+
+def test_what_changes_nothing_about_the_training_may_change(tmp_path):
+    moved = {'module': network(seed=9), 'name': 'elsewhere'}
+    _resumed(tmp_path, PLAIN, {
+        'teachers': moved, 'check_batches': 2, 'placement': 'host', 'teacher_microbatch_size': 3, 'on_nonfinite': 'skip',
+    }).fit()
+
+
+def test_an_extended_training_keeps_its_window_and_says_so(tmp_path, caplog):
+    teacher = Counting(network(seed=9))
+    first = {**PLAIN, 'teachers': teacher, 'end': '0.8dur'}
+    with caplog.at_level('WARNING'):
+        second = _resumed(tmp_path, first, first)
+        teacher.calls = 0
+        second.fit()
+    assert teacher.calls == 3, 'batches 5 to 7: eight tenths of the ten it began with'
+    assert "keeps the window it had when this training began ({'start': '0 ba', 'end': '8 ba'})" in caplog.text
+
+
+def test_a_checkpoint_of_the_first_version_is_taken_up(tmp_path):
+    first = trainer(Distillation(**PLAIN, end='0.5dur'), max_duration='10ba')
+    first.fit()
+    kd = next(a for a in first.state.algorithms if isinstance(a, Distillation))
+    books = json.loads(kd.state_dict()['books'])
+    old = {'version': 1, **books, 'teachers': [teacher[:3] for teacher in books['teachers']]}
+    second = trainer(Distillation(**PLAIN, end='0.5dur'), max_duration='10ba').state.algorithms[-1]
+    second.load_state_dict(old)
+    assert second.summary()['active_batches'] == 5
+    with pytest.raises(ValueError, match='end was 0.5dur and is 1dur'):
+        trainer(Distillation(**PLAIN), max_duration='10ba').state.algorithms[-1].load_state_dict(old)
 
 
 @pytest.mark.parametrize(('duration', 'start', 'end'), [('192sp', '0.9dur', '100sp'), ('4ep', '3ep', '5ba')])

@@ -88,3 +88,17 @@ def test_weights_alone(tmp_path):
     plan, folder, record = compared(recipe(tmp_path / 'run', model=WIDE, save_weights_only=True))
     hold_against(plan, folder, record)
     assert plan.checkpoints.bytes_each < 0.7 * plan_recipe(recipe(tmp_path / 'other', model=WIDE)).checkpoints.bytes_each
+
+
+def test_another_teacher_on_every_rank_and_where_they_lie(tmp_path, runs):
+    def planned(**settings):
+        teachers = [{'run': str(runs / 'small')}, {'run': str(runs / 'small'), 'name': 'again'}]
+        return plan_recipe(recipe(tmp_path / 'run', algorithms={'distillation': {'teachers': teachers, **settings}}), ranks=4)
+    plan = planned(sampling='by_rank')
+    assert plan.distilling.samples == {'teacher0': 12 * 16 // 2, 'again': 12 * 16 // 2}
+    assert plan.distilling.batches == {'teacher0': 12, 'again': 12}
+    size = plan.teachers[0].bytes
+    assert size
+    assert plan.memory.teachers == size, 'a rank keeps the one it asks'
+    assert [planned(placement=place).memory.teachers for place in ('auto', 'replicated', 'sharded', 'host')] == [
+        2 * size, 2 * size, 2 * (size // 4), 0]

@@ -1,0 +1,135 @@
+"""Values that are not finite: noticed without waiting for the device, then named, or left out and counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from composer.core import State
+from composer.utils import dist
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+ON_NONFINITE = ('stop', 'skip')
+
+
+class Guard:
+    """Counts what is not finite in the teachers' answers and in the KD term of a batch.
+
+    Nothing is read from the device until the batch is over and the losses are read anyway. The step of such a batch is
+    then done, but no checkpoint of it is written: checkpoints come later than this.
+
+    Args:
+        mode: ``'stop'`` or ``'skip'``.
+        who: The teachers as messages call them.
+        forbidden: Whether the loss stays finite where a teacher forbids a class with minus infinity.
+    """
+
+    def __init__(self, mode: str, who: Sequence[str], forbidden: bool) -> None:
+        self.skips = mode == 'skip'
+        self._who, self._forbidden = list(who), forbidden
+        self._counts: Tensor | None = None
+
+    def open_batch(self) -> None:
+        """Forget what an earlier try at the batch left behind."""
+        self._counts = None
+
+    def teacher(self, index: int, logits: Tensor) -> None:
+        """Look at a teacher's answer to a microbatch: logits ``(..., C)``."""
+        if not logits.numel():
+            return
+        least, most = (logits.amax(),) * 2 if self._forbidden else torch.aminmax(logits)
+        self._add(index, ~(torch.isfinite(least) & torch.isfinite(most)))
+
+    def rows(self, values: Tensor, target: Tensor) -> Tensor | None:
+        """Look at the KD term of a microbatch.
+
+        Args:
+            values: The loss, one value a row, ``(...)``, or one for all rows.
+            target: What it was compared with, ``(..., C)``.
+
+        Returns:
+            With ``'skip'``, which values are to be left out, of the shape of ``values``; ``None`` otherwise.
+        """
+        if not self.skips:
+            self._add(-1, ~torch.isfinite(values.detach().sum()))
+            return None
+        # a loss may look finite on a broken target, as a first choice among NaNs does
+        broken = ~torch.isfinite(target.amax(dim=-1))
+        if not self._forbidden:
+            broken |= torch.isneginf(target).any(dim=-1)
+        bad = ~torch.isfinite(values.detach()) | (broken if broken.shape == values.shape else broken.any())
+        self._add(-1, bad.sum())
+        return bad
+
+    def _add(self, index: int, count: Tensor) -> None:
+        if self._counts is None:
+            self._counts = torch.zeros(len(self._who) + 1, device=count.device)
+        self._counts[index] += count
+
+    def counts(self, like: Tensor) -> Tensor:
+        """What was found on this rank, in the device and type of ``like``: microbatches by teacher, and last, with
+        ``'stop'`` those of the KD term, with ``'skip'`` the rows left out.
+        """
+        return like.new_zeros(len(self._who) + 1) if self._counts is None else self._counts.to(like)
+
+    def close_batch(self, total: Sequence[float], base: float, state: State, before: int) -> int:
+        """Say what was found. Call on every rank, at ``BATCH_END``.
+
+        Args:
+            total: The counts, summed over all ranks.
+            base: The model's own loss, for the message.
+            state: The training, one batch on.
+            before: Samples or tokens left out so far.
+
+        Returns:
+            Samples or tokens left out in this batch, over all ranks.
+
+        Raises:
+            RuntimeError: With ``'stop'``, on every rank, naming batch, teachers and ranks.
+        """
+        if not any(total):
+            return 0
+        found: list[list[float]] = dist.all_gather_object(self.counts(torch.zeros(1)).tolist())
+        names = [
+            f'{who} on {_ranks([rank for rank, counts in enumerate(found) if counts[i]])}'
+            for i, who in enumerate(self._who) if total[i]
+        ]
+        term = _ranks([rank for rank, counts in enumerate(found) if counts[-1]])
+        batch = int(state.timestamp.batch) - 1
+        what = f"logits that are not finite from {'; '.join(names)}" if names else (
+            f"a KD term that is not finite on {term}, while every teacher's logits were finite"
+        )
+        if self.skips:
+            rows = int(total[-1])
+            if not before or len(str(before)) < len(str(before + rows)):  # the 1st, and when there is a digit more
+                log.warning(
+                    'Distillation met %s at batch %d; %d samples or tokens were left out of it there, %d so far.',
+                    what, batch, rows, before + rows,
+                )
+            return rows
+        raise RuntimeError(
+            f"Distillation stopped at batch {batch} (precision {state.precision.value}, the model's own loss "
+            f'{base:.4g}): {what}. Nothing after the last checkpoint was saved. Check that teacher, or the learning '
+            "rate where it is the student's loss that grew; amp_fp16 overflows where amp_bf16 does not. "
+            "on_nonfinite='skip' leaves such samples out and counts them.",
+        )
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def left_out(student: Tensor, bad: Any) -> None:
+    """Keep rows that are left out from sending anything back: NaN times a weight of zero is NaN.
+
+    Args:
+        student: What the loss was given as the student's logits, ``(..., C)``: not the logits themselves, whose
+            gradient from the model's own loss is none of ours.
+        bad: Which rows, ``(...)``, or all of them, a scalar.
+    """
+    if student.requires_grad:
+        student.register_hook(lambda grad: grad.masked_fill(bad.unsqueeze(-1) if bad.dim() else bad, 0.0))

@@ -1,0 +1,118 @@
+"""What distillation does with a microbatch: teachers are asked, looked at and turned into the KD term."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer.core import State, get_precision_context
+from torch import Tensor
+
+from composer_kd import batches
+from composer_kd.decision import Decision
+from composer_kd.guard import Guard
+from composer_kd.ledger import Ledger
+from composer_kd.settings import Settings
+from composer_kd.teachers import Look, Pool
+from composer_kd.term import FORBIDDEN_FINE, Share, kd_term, rows_that_count
+
+
+class Teaching:
+    """The teachers and the loss of one training.
+
+    Args:
+        settings: What the user asked for.
+        ledger: Where it is booked.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._s, self._ledger = settings, ledger
+        self.pool = Pool(
+            settings.specs, settings.placement, settings.teacher_microbatch_size, settings.input_key,
+            settings.target_key, settings.logits_key,
+        )
+        self.share = Share(settings.target_key, settings.ignore_index)
+        self.guard = Guard('stop', [], True)
+        self.sparse = False
+        """Whether the student gives logits at some positions alone."""
+        self._looks: dict[int, Look] = {}
+        self._looks_left, self._first_microbatch = 0, True
+
+    @property
+    def looking(self) -> bool:
+        """Whether teachers are still looked at, whatever the schedule says."""
+        return self._looks_left > 0
+
+    def fit_start(self, state: State, closed: bool) -> None:
+        """Get ready; ``closed`` says that the window is over for good."""
+        self.share.bind()
+        fine = self._s.loss.name in FORBIDDEN_FINE
+        teachers = self.pool.teachers
+        self.guard = Guard(
+            self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine,
+        )
+        self._looks = {
+            i: Look(t.name, t.origin, fine, self.guard.skips) for i, t in enumerate(teachers) if not t.released
+        }
+        self._looks_left = 0 if closed else self._s.check_batches
+        if not closed:
+            self.pool.fit_start(state, self.share.split)
+
+    def open_batch(self, state: State, now: Decision) -> None:
+        """A batch begins; SAM and a retry after running out of memory begin it again."""
+        self.guard.open_batch()
+        if now.closed:
+            self.pool.release()
+            self._looks_left = 0
+        self._first_microbatch = True
+        if now.on:
+            self.share.open_batch(state, _shift(state))
+        if now.on or self.looking:
+            self.pool.open_batch(state)
+
+    def microbatch(self, state: State, now: Decision) -> Tensor | None:
+        """The KD term of a microbatch whose student has answered, or ``None`` while distillation is off."""
+        look = self.looking and self._first_microbatch
+        self._first_microbatch = False
+        asked = sorted({*now.teachers, *(self._looks if look else ())})
+        if not asked:
+            return None
+        s = self._s
+        student, labels, positions, samples = batches.rows_of(state.outputs, state.batch, s.logits_key, s.target_key)
+        self.sparse = positions is not None
+        if look and labels is None and s.target_key is not None:
+            raise ValueError(
+                f'target_key: there is nothing under {s.target_key!r} in a batch of type '
+                f'{type(state.batch).__name__}. Give the key or index of the labels, or leave it out.',
+            )
+        precision = get_precision_context(state.precision, state.precision_config)
+        with self._ledger.meter.part('teacher', state.device.name == 'gpu'), precision:
+            answers = self.pool.outputs(asked, state.batch, positions, now.teachers)
+        known = now.on and self.share.full and not look
+        mask = None if known else batches.counting(labels, s.ignore_index, _shift(state))
+        if look:
+            for i in self._looks:
+                self._looks[i].at(student, answers[i], labels, mask)
+        if not now.on:
+            return None
+        for i in now.teachers:
+            self.guard.teacher(i, answers[i])
+        rows = rows_that_count(student, [answers[i] for i in now.teachers], labels, mask)
+        kd = kd_term(
+            s.loss, rows, [now.weights[i] for i in now.teachers], s.combine, now.temperature, self.share, state.batch,
+            self.guard,
+        )
+        self._ledger.answered(now, samples)
+        return kd
+
+    def batch_end(self) -> None:
+        """A batch is done: after the last that was looked at, say what was seen."""
+        if self._looks_left:
+            self._looks_left -= 1
+            if not self._looks_left:
+                for look in self._looks.values():
+                    look.verdict()
+
+
+def _shift(state: State) -> bool:
+    model: Any = getattr(state.model, 'module', None) if state.is_model_ddp else state.model
+    return bool(getattr(model, 'shift_labels', False))
