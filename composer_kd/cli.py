@@ -120,6 +120,29 @@ def plan(recipe: str, overrides: tuple[str, ...], gpus: int, nodes: int, memory:
     sys.exit(int(planned.stops))
 
 
+@main.command()
+@click.argument('run', metavar='RUN')
+@click.option('--to', required=True, metavar='DIR', help='The folder to make; missing or empty.')
+@click.option('--checkpoint', default=None, metavar='PATH', help='Another checkpoint of the run than its latest.')
+@click.option('--overwrite', is_flag=True, help='Replace what an earlier export wrote to DIR.')
+def export(run: str, to: str, checkpoint: str | None, overwrite: bool) -> None:
+    """Write the model of a run so that torchvision, timm or Hugging Face load it, with no trace of composer_kd.
+
+    What no library builds is written as a torch.export program, which torch runs without the model's code. RUN is a
+    run folder. What was written is loaded again and compared with the run's model first; DIR/README.md says how.
+    """
+    from composer_kd.export import export_run
+
+    made = _or_told(lambda: export_run(run, to, checkpoint=checkpoint, overwrite=overwrite))
+    not_tried = [library for library in made.libraries if library not in made.tried]
+    click.echo(f'{made.title}, from {made.checkpoint} (run {made.status})')
+    click.echo(f"loaded with {' and '.join(made.tried)}: the outputs of the run's model")
+    if not_tried:
+        click.echo(f"not tried, as it is not installed or too old: {', '.join(not_tried)}")
+    for path in sorted(made.path.iterdir()):
+        click.echo(f'  {path.stat().st_size:>14,}  {path}')
+
+
 def _summary(path: str, overrides: tuple[str, ...]) -> str:
     from composer_kd.distillation import Distillation
     from composer_kd.models import apply_surgery

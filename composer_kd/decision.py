@@ -118,7 +118,8 @@ class Plan:
         shares = [spec.weight for spec in s.specs]
         rank, ranks = dist.get_global_rank(), dist.get_world_size()
         draw = (clock, self._anchor, s.interval, shares, s.teachers_per_batch, s.sampling, self._seed)
-        chosen, askers = schedule.choose(*draw, rank, ranks), schedule.askers(*draw, ranks)
+        askers = schedule.askers(*draw, ranks)
+        chosen = schedule.choose(*draw, rank, ranks) if s.sampling == 'by_rank' else tuple(askers)
         # Teachers drawn by weight have had their share in the draw; in the average they are equal.
         drawn = s.sampling == 'random' and len(chosen) < len(shares)
         temperature = None if s.temperature is None else s.temperature.at(state)

@@ -94,9 +94,9 @@ class Teaching:
                 self._looks[i].at(student, answers[i], labels, mask)
         if not now.on:
             return None
-        for i in now.teachers:
-            self.guard.teacher(i, answers[i])
         rows = rows_that_count(student, [answers[i] for i in now.teachers], labels, mask)
+        for i, logits in zip(now.teachers, rows.teachers, strict=True):
+            self.guard.teacher(i, logits)
         kd = kd_term(
             s.loss, rows, [now.weights[i] for i in now.teachers], s.combine, now.temperature, self.share, state.batch,
             self.guard,

@@ -7,18 +7,18 @@ import os
 import time
 import warnings
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from composer.callbacks import CheckpointSaver
-from composer.core import Callback, State, Time
+from composer.core import Callback, Event, State, Time
 from composer.loggers import Logger
 from composer.utils import dist
 
 from composer_kd.callbacks.estimate import find_distillation, measure, with_earlier, with_total
 from composer_kd.callbacks.machine import hardware, package_versions
+from composer_kd.callbacks.mentioned import Mentioned
+from composer_kd.callbacks.readings import scalars, utc_now
 from composer_kd.runs import Distilled, Evaluation, Record, RunFolder, TeacherUse
 
 
@@ -26,14 +26,15 @@ class RunRecorder(Callback):
     """Keeps ``record.json`` of a run folder: what the run has cost so far and the quality at every evaluation.
 
     Rank zero writes the record, each time in one piece: when training starts (``unfinished``), after every round of
-    evaluation, after every checkpoint, every ``interval`` seconds, and when ``fit`` ends (``finished`` if training
-    reached the ``max_duration`` it was started with). A resumed run continues its record: evaluations up to the batch
-    it resumes from are kept, later ones belong to work that was lost.
+    evaluation, after every checkpoint, every ``interval`` seconds, and when ``fit`` ends with its last evaluation
+    (``finished`` if training reached the ``max_duration`` it was started with). A resumed run continues its record:
+    evaluations up to the batch it resumes from are kept, later ones belong to work that was lost.
 
     Events: ``FIT_START``, ``BEFORE_DATALOADER``, ``AFTER_DATALOADER``, ``BEFORE_FORWARD`` (once), ``BATCH_START``,
     ``BATCH_END``, ``EVAL_END``, ``EVAL_AFTER_ALL``, ``EVAL_STANDALONE_END``, ``FIT_END``, close. State touched: none;
     the weights of a recorded run are bit for bit those of an unrecorded one. Checkpoint: ``data_seconds``, which so
-    leaves out work that was lost, as Composer's own clock does; all else a resumed run takes from the record on disk.
+    leaves out work that was lost, as Composer's own clock does, and the teachers in words, for the warning of a trainer
+    that goes on without Distillation; all else a resumed run takes from the record on disk.
 
     ``data_seconds`` is the time on the host's clock between ``BEFORE_DATALOADER`` and ``AFTER_DATALOADER``, which
     Composer runs around every batch that it fetches and trains on; the device is not waited for. What lies between
@@ -75,10 +76,8 @@ class RunRecorder(Callback):
         tags = dict(tags or {})
         for key, value in tags.items():
             if not isinstance(key, str) or not isinstance(value, str):
-                raise TypeError(
-                    f'RunRecorder: expected tags that map strings to strings, got {key!r}: {value!r}. '
-                    f'Put the value in quotes.',
-                )
+                expected = 'expected tags that map strings to strings'
+                raise TypeError(f'RunRecorder: {expected}, got {key!r}: {value!r}. Put the value in quotes.')
         self.folder = RunFolder(run_folder)
         self.recipe_digest = recipe_digest
         self.seed = seed
@@ -89,34 +88,37 @@ class RunRecorder(Callback):
         self._count_flops = False
         self._max_duration: Time[int] | None = None
         self._started = 0.0
-        self._fitting = False
+        self._fitting = self._ending = False
         self._wall_before = 0.0
         self._written = -math.inf
         self._checkpoint_batch: Any = None
         # Unknown until training starts at its beginning, or a checkpoint says it.
         self._data_seconds: float | None = None
+        self._mentioned = Mentioned()
         self._asked = self._waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Of what a checkpoint keeps, what the record on disk cannot say as of that checkpoint."""
-        return {'data_seconds': self._data_seconds}
+        return {'data_seconds': self._data_seconds, 'distilled_from': self._mentioned.text}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from a checkpoint; one of an earlier version does not say."""
         self._data_seconds = state.get('data_seconds')
+        self._mentioned.text = state.get('distilled_from', '')
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Begin the record, or continue the one on disk."""
-        self._started, self._fitting = time.monotonic(), True
+        self._started, self._fitting, self._ending = time.monotonic(), True, False
         self._max_duration = state.max_duration
         if int(state.timestamp.batch) == 0:
             self._data_seconds = 0.0
+        self._mentioned.fit_start(state)
         # Asked on every rank, since a sharded model needs them all.
         self._count_flops = True
         if dist.get_global_rank() != 0:
             return
         before = self.record or self._earlier(state)
-        now = _utc_now()
+        now = utc_now()
         self.record = Record(
             run_name=state.run_name,
             recipe_digest=self.recipe_digest,
@@ -172,11 +174,13 @@ class RunRecorder(Callback):
             return
         # Already computed, so this is the value kept; on all ranks, because a metric that keeps none communicates.
         values = {name: metric.compute() for name, metric in state.eval_metrics[label].items()}
-        self._pending[label] = _scalars(values)
+        self._pending[label] = scalars(values)
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
-        """Write down one round of evaluation."""
+        """Write down one round of evaluation; after the one at the end of training nothing is left to come."""
         self._take_evaluation(state)
+        if self._ending:
+            self._finish(state)
 
     def eval_standalone_end(self, state: State, logger: Logger) -> None:
         """Write down an evaluation that was asked for after training, as on a test split."""
@@ -184,13 +188,21 @@ class RunRecorder(Callback):
         self._take_evaluation(state)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Say whether training reached its end."""
+        """Say whether training reached its end; where an evaluation is due after it, say so when that is done."""
         if self.record is None:
             return
-        if self._max_duration is not None and state.timestamp >= self._max_duration:
-            self.record.status = 'finished'
+        self._ending = self._max_duration is not None and state.timestamp >= self._max_duration
         self._note_checkpoint(state)
-        self._write(state)
+        if not any(e.eval_interval and e.eval_interval(state, Event.FIT_END) for e in state.evaluators):
+            self._finish(state)
+
+    def _finish(self, state: State) -> None:
+        assert self.record is not None
+        if self._ending:
+            self.record.status = 'finished'
+        # An error, not a warning: a finished run whose record says otherwise is no row of a report.
+        self._write(state, must=self._ending)
+        self._ending = False
 
     def close(self, state: State, logger: Logger) -> None:
         """Leave an up-to-date record behind when training raised."""
@@ -249,7 +261,7 @@ class RunRecorder(Callback):
     def _update(self, state: State) -> None:
         record, clock = self.record, state.timestamp
         assert record is not None
-        record.updated_at = _utc_now()
+        record.updated_at = utc_now()
         record.batches, record.epochs = int(clock.batch), int(clock.epoch)
         record.samples, record.tokens = int(clock.sample), int(clock.token)
         # Composer stops this clock during evaluation and restores it when a run resumes.
@@ -275,18 +287,3 @@ class RunRecorder(Callback):
                 raise
             warnings.warn(f"Could not write '{self.folder.record_path}': {error}. Training goes on.", stacklevel=2)
         self._written = time.monotonic()
-
-
-def _utc_now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec='seconds').replace('+00:00', 'Z')
-
-
-def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
-    """Metric values that are one number; those of a mapping under ``name/key``, others left out."""
-    found: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found.update({f'{name}/{key}': number for key, number in _scalars(value).items()})
-        elif isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.numel() == 1):
-            found[name] = float(value)
-    return found
