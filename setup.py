@@ -31,6 +31,7 @@ requires = [
     'optuna>=4.2,<6',
     'sqlalchemy>=2,<3',
     'psutil>=5.9',
+    'tqdm>=4.60',
     # the report's page
     'plotly>=5.24,<8',
     'jinja2>=3.1',

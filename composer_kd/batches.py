@@ -146,6 +146,48 @@ def classes_last(logits: Tensor, labels: Any) -> Tensor:
     return logits
 
 
+def batch_size_of(batch: Any) -> int | None:
+    """The samples of a batch: the length of the first tensor in it, or ``None`` without any."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        return next((size for part in batch if (size := batch_size_of(part)) is not None), None)
+    return None
+
+
+def cut(batch: Any, samples: slice, copy: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
+    """Some samples of a batch: tensors and lists of another length than the batch's stay whole.
+
+    Args:
+        batch: A tensor, or a mapping or sequence of batches.
+        samples: Which.
+        copy: What each tensor is passed through.
+
+    Returns:
+        The smaller batch, of the same structure (a mapping of another type becomes a ``dict``), without positions:
+        those count through the whole batch, and a model finds its own from the labels.
+    """
+    size = batch_size_of(batch)
+
+    def part_of(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return copy(part[samples] if part.ndim and len(part) == size else part)
+        if isinstance(part, Mapping):
+            return {key: part_of(value) for key, value in part.items() if key != POSITIONS}
+        if isinstance(part, (list, tuple)):
+            if len(part) == size and not any(isinstance(item, (Tensor, Mapping)) for item in part):
+                return part[samples]
+            items = [part_of(item) for item in part]
+            if isinstance(part, tuple) and hasattr(part, '_fields'):
+                return type(part)(*items)
+            return tuple(items) if isinstance(part, tuple) else items
+        return part
+
+    return part_of(batch)
+
+
 def _class_labels(labels: Any) -> bool:
     return isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype != torch.bool
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from composer.utils import dist
+
+log = logging.getLogger(__name__)
 
 WITHOUT_EFFECT = frozenset({
     'teachers', 'check_batches', 'placement', 'teacher_microbatch_size', 'on_nonfinite', 'on_change',
@@ -17,12 +22,12 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs, one sentence's part each.
 
     Args:
-        then: Of the checkpoint: ``settings`` (names to values as text) and ``teachers`` (name, origin, digest and,
-            since version 2, weight of each). What it does not say is not compared.
+        then: Of the checkpoint: ``settings`` (names to values as text) and ``teachers`` (name, origin, digest and
+            weight of each). What it does not say is not compared.
         now: The same, of this training.
 
     Example:
-        >>> then = {'settings': {'end': '0.5dur'}, 'teachers': [('a', 'run:a', '1234')]}
+        >>> then = {'settings': {'end': '0.5dur'}, 'teachers': [('a', 'run:a', '1234', 1.0)]}
         >>> now = {'settings': {'end': '1dur'}, 'teachers': [('a', 'run:a', '1235', 1.0)]}
         >>> for difference in differences(then, now):
         ...     print(difference)
@@ -47,6 +52,28 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"teacher '{name}' ({origin}){moved} had the digest {old[2][:_SHOWN]} and has {digest[:_SHOWN]}",
             )
-        if len(old) > 3 and old[3] != weight:
+        if old[3] != weight:
             found.append(f"teacher '{name}' had the weight {old[3]:g} and has {weight:g}")
     return found
+
+
+def check_unchanged(then: Mapping[str, Any], now: Mapping[str, Any], on_change: str) -> None:
+    """Refuse a checkpoint of other distillation, or say what is other; every rank calls this.
+
+    Args:
+        then: As of :func:`differences`, and so is ``now``.
+        now: Of this training.
+        on_change: ``'error'`` or ``'warn'``.
+
+    Raises:
+        ValueError: With ``'error'``, naming the differences.
+    """
+    told = ['; '.join(differences(then, now))]
+    dist.broadcast_object_list(told)  # a rank that refused alone would leave the others waiting
+    if told[0] and on_change == 'error':
+        raise ValueError(
+            f'The checkpoint was made with other distillation: {told[0]}. Set what it had, or go on with what is set '
+            "now by on_change='warn'.",
+        )
+    if told[0]:
+        log.warning('The checkpoint was made with other distillation: %s. From here on it is as set now.', told[0])

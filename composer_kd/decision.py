@@ -144,8 +144,8 @@ class Plan:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the window of the training that is resumed, unless start or end are other ones now."""
-        said = state.get('settings', {})
-        if any(said.get(key, self._s.plain[key]) != str(self._s.plain[key]) for key in ('start', 'end')):
+        said, now = state.get('settings', {}), self._s.canonical
+        if any(said.get(key, now[key]) != now[key] for key in ('start', 'end')):
             self._window = self._anchor = None
             return
         if state.get('window'):

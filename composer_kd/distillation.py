@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,14 +15,12 @@ from torch import Tensor
 
 from composer_kd import batches, joining
 from composer_kd.batches import Key, LogitsKey
-from composer_kd.changes import differences
+from composer_kd.changes import check_unchanged
 from composer_kd.decision import Decision, Plan
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
 from composer_kd.teachers import Teacher, look_at_teachers
 from composer_kd.teaching import Teaching
-
-log = logging.getLogger(__name__)
 
 
 class Distillation(Algorithm):
@@ -195,7 +192,7 @@ class Distillation(Algorithm):
                 'This Distillation has served another trainer and keeps its window and counts. Build a new one.',
             )
         started = time.perf_counter()
-        self._teaching.pool.load(state, self._plan.held())
+        self._teaching.pool.load(state, self._plan.held(), self._s.sampling == 'by_rank')
         self._ledger.load_seconds += time.perf_counter() - started
         placements = {teacher.name: teacher.placement for teacher in self.teachers}
         logger.log_hyperparameters({'distillation': self.settings, 'distillation_placements': placements})
@@ -225,7 +222,7 @@ class Distillation(Algorithm):
         metrics = self._ledger.close_batch(self._now, state, self._teaching.guard)
         # the clock has moved on since; this is the step of Composer's own loss/train/total
         logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
-        self._teaching.batch_end()
+        self._teaching.batch_end(state, self._now)
         # over for good, and logged as off: from here on there is nothing to do at any event
         self._done = self._now.closed
 
@@ -276,8 +273,8 @@ class Distillation(Algorithm):
         return {**super().state_dict(), 'version': 2, 'books': json.dumps(books)}
 
     def _told(self) -> dict[str, Any]:
-        return {'teachers': [(t.name, t.origin, t.digest, t.weight) for t in self.teachers],
-                'settings': {key: str(value) for key, value in self.settings.items()}}
+        teachers = [(t.name, t.origin, t.digest, t.weight) for t in self.teachers]
+        return {'teachers': teachers, 'settings': self._s.canonical}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off.
@@ -285,14 +282,7 @@ class Distillation(Algorithm):
         Raises:
             ValueError: If it was trained with other distillation, unless ``on_change`` is ``'warn'``.
         """
-        books = json.loads(state['books']) if 'books' in state else state  # version 1 had them one by one
-        changed = '; '.join(differences(books, self._told()))
-        if changed and self._s.on_change == 'error':
-            raise ValueError(
-                f'The checkpoint was made with other distillation: {changed}. Set what it had, or go on with what is '
-                "set now by on_change='warn'.",
-            )
-        if changed:
-            log.warning('The checkpoint was made with other distillation: %s. From here on it is as set now.', changed)
+        books = json.loads(state['books'])
+        check_unchanged(books, self._told(), self._s.on_change)
         self._plan.load_state_dict(books)
         self._ledger.load_state_dict(books)

@@ -37,19 +37,24 @@ class Guard:
         """Forget what an earlier try at the batch left behind."""
         self._counts = None
 
-    def teacher(self, index: int, logits: Tensor) -> None:
-        """Look at a teacher's answer to a microbatch: logits ``(..., C)``."""
-        if not logits.numel():
-            return
-        least, most = (logits.amax(),) * 2 if self._forbidden else torch.aminmax(logits)
-        self._add(index, ~(torch.isfinite(least) & torch.isfinite(most)))
+    def teacher(self, index: int, logits: Tensor, mask: Tensor | None = None) -> None:
+        """Look at a teacher's answer to a microbatch.
 
-    def rows(self, values: Tensor, target: Tensor) -> Tensor | None:
+        Args:
+            index: Which teacher's.
+            logits: Shape ``(..., C)``.
+            mask: Which rows count, shape ``(...)``; ``None`` for all.
+        """
+        if logits.numel():
+            self._add(index, _broken(logits, mask, self._forbidden).any())
+
+    def rows(self, values: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Look at the KD term of a microbatch.
 
         Args:
             values: The loss, one value a row, ``(...)``, or one for all rows.
             target: What it was compared with, ``(..., C)``.
+            mask: Which rows count, shape ``(...)``; ``None`` for all.
 
         Returns:
             With ``'skip'``, which values are to be left out, of the shape of ``values``; ``None`` otherwise.
@@ -58,9 +63,7 @@ class Guard:
             self._add(-1, ~torch.isfinite(values.detach().sum()))
             return None
         # a loss may look finite on a broken target, as a first choice among NaNs does
-        broken = ~torch.isfinite(target.amax(dim=-1))
-        if not self._forbidden:
-            broken |= torch.isneginf(target).any(dim=-1)
+        broken = _broken(target, mask, self._forbidden) | _all_forbidden(target, mask)
         bad = ~torch.isfinite(values.detach()) | (broken if broken.shape == values.shape else broken.any())
         self._add(-1, bad.sum())
         return bad
@@ -81,7 +84,7 @@ class Guard:
 
         Args:
             total: The counts, summed over all ranks.
-            base: The model's own loss, for the message.
+            base: The model's own loss, for the message; NaN where it was not kept.
             state: The training, one batch on.
             before: Samples or tokens left out so far.
 
@@ -101,7 +104,7 @@ class Guard:
         term = _ranks([rank for rank, counts in enumerate(found) if counts[-1]])
         batch = int(state.timestamp.batch) - 1
         what = f"logits that are not finite from {'; '.join(names)}" if names else (
-            f"a KD term that is not finite on {term}, while every teacher's logits were finite"
+            f"a KD term that is not finite on {term}, though no teacher's logits were NaN or plus infinity"
         )
         if self.skips:
             rows = int(total[-1])
@@ -117,6 +120,19 @@ class Guard:
             "rate where it is the student's loss that grew; amp_fp16 overflows where amp_bf16 does not. "
             "on_nonfinite='skip' leaves such samples out and counts them.",
         )
+
+
+def _broken(logits: Tensor, mask: Tensor | None, forbidden: bool) -> Tensor:
+    """Rows with a value that no logit may have, ``(...)``; minus infinity forbids a class where the loss takes that."""
+    bad = ~(logits.amax(dim=-1) < torch.inf)  # NaN is less than nothing
+    if not forbidden:
+        bad |= ~(logits.amin(dim=-1) > -torch.inf)
+    return bad if mask is None else bad & mask.ne(0)
+
+
+def _all_forbidden(logits: Tensor, mask: Tensor | None) -> Tensor:
+    bad = torch.isneginf(logits.amax(dim=-1))
+    return bad if mask is None else bad & mask.ne(0)
 
 
 def _ranks(ranks: Sequence[int]) -> str:

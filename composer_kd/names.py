@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -167,3 +168,29 @@ def split_named(value: str | Mapping[str, Any], where: str) -> tuple[str, dict[s
         came = ', '.join(map(repr, settings)) or 'an empty mapping'
         raise ValueError(f"{where}: expected the key 'name', got {came}.")
     return str(settings.pop('name')), settings
+
+
+def described(value: Any, depth: int = 6) -> str:
+    """A value as text that is the same in every process: objects by type and content, not by their place in memory.
+
+    Args:
+        value: The value.
+        depth: How far to look into what it holds.
+
+    Example:
+        >>> import functools
+        >>> described({'a': 1, 'key': functools.partial(max, 3)})
+        '{a: 1, key: partial {args: [3], func: max, keywords: {}}}'
+    """
+    if value is None or isinstance(value, (str, int, float)):
+        return str(value)
+    if isinstance(value, Mapping):
+        inner = (f'{key}: {described(value[key], depth - 1)}' for key in sorted(value, key=str)) if depth else ()
+        return f"{{{', '.join(inner)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(described(item, depth - 1) for item in value) if depth else ''}]"
+    if isinstance(value, functools.partial):
+        return f'partial {described({"args": value.args, "func": value.func, "keywords": value.keywords}, depth)}'
+    if hasattr(value, '__qualname__'):
+        return str(value.__qualname__)
+    return f'{type(value).__qualname__} {described(getattr(value, "__dict__", {}), depth)}'

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from composer.core import Time
 
 from composer_kd.batches import Key, LogitsKey
 from composer_kd.guard import ON_NONFINITE
 from composer_kd.losses import Loss, make_loss
-from composer_kd.names import nearest
+from composer_kd.names import described, nearest
 from composer_kd.schedule import SAMPLING, Interval, parse_time
 from composer_kd.teachers import PLACEMENTS, TeacherSpec, parse_teachers
 from composer_kd.term import COMBINE
@@ -36,6 +38,28 @@ def _share(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
         raise ValueError(f'{where}: expected a number above 0 and at most 1, got {value!r}.')
     return float(value)
+
+
+def _canonical(
+    plain: Mapping[str, Any], specs: Sequence[TeacherSpec], loss: Loss, interval: Interval,
+    window: Sequence[Time[float]], values: Mapping[str, Value | None], logits_key: LogitsKey,
+) -> dict[str, str]:
+    """Settings as text, one text for one meaning: ``4`` and ``'4ba'`` are the same interval."""
+    settings: dict[str, Any] = {
+        key: float(value) if isinstance(value, int) else value for key, value in loss.settings.items()
+    }
+    if values['temperature'] is not None:
+        settings['temperature'] = values['temperature'].source
+    weight = values['kd_loss_weight']
+    assert weight is not None
+    return {
+        **{key: str(value) for key, value in plain.items() if key != 'teachers'},
+        'loss': f"{'kl_divergence' if loss.name == 'forward_kl' else loss.name} {described(settings)}",
+        'kd_loss_weight': weight.source,
+        'interval': f'{interval.every}{interval.unit.value}',
+        **{key: f'{time.value:g}{time.unit.value}' for key, time in zip(('start', 'end'), window, strict=True)},
+        'logits_key': ', '.join(described(s.logits_key if s.logits_key is not None else logits_key) for s in specs),
+    }
 
 
 @dataclass(frozen=True)
@@ -65,6 +89,7 @@ class Settings:
     on_nonfinite: str
     on_change: str
     plain: Mapping[str, Any]
+    canonical: Mapping[str, str]
 
     @classmethod
     def read(
@@ -153,4 +178,5 @@ class Settings:
             specs, kd_loss, values['temperature'], values['kd_loss_weight'], float(base_loss_weight), first, last,
             Interval.parse(interval), plain['probability'], count, sampling, combine, ignore_index, check_batches, seed,
             input_key, target_key, logits_key, placement, teacher_microbatch_size, on_nonfinite, on_change, plain,
+            _canonical(plain, specs, kd_loss, Interval.parse(interval), (first, last), values, logits_key),
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from composer.core import State, get_precision_context
+from composer.utils import dist
 from torch import Tensor
 
 from composer_kd import batches
@@ -50,9 +53,7 @@ class Teaching:
         self.guard = Guard(
             self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine,
         )
-        self._looks = {
-            i: Look(t.name, t.origin, fine, self.guard.skips) for i, t in enumerate(teachers) if not t.released
-        }
+        self._looks = {i: Look(t.name, t.origin) for i, t in enumerate(teachers) if not t.released}
         self._looks_left = 0 if closed else self._s.check_batches
         if not closed:
             self.pool.fit_start(state, self.share.split)
@@ -92,11 +93,13 @@ class Teaching:
         if look:
             for i in self._looks:
                 self._looks[i].at(student, answers[i], labels, mask)
+                if i not in now.teachers:
+                    self.guard.teacher(i, *_that_count(answers[i], labels, mask))
         if not now.on:
             return None
         rows = rows_that_count(student, [answers[i] for i in now.teachers], labels, mask)
         for i, logits in zip(now.teachers, rows.teachers, strict=True):
-            self.guard.teacher(i, logits)
+            self.guard.teacher(i, logits, rows.mask)
         kd = kd_term(
             s.loss, rows, [now.weights[i] for i in now.teachers], s.combine, now.temperature, self.share, state.batch,
             self.guard,
@@ -104,13 +107,28 @@ class Teaching:
         self._ledger.answered(now, samples)
         return kd
 
-    def batch_end(self) -> None:
-        """A batch is done: after the last that was looked at, say what was seen."""
+    def batch_end(self, state: State, now: Decision) -> None:
+        """A batch is done: after the last that was looked at, say what was seen.
+
+        Raises:
+            RuntimeError: On every rank, for a teacher whose values are not finite.
+        """
         if self._looks_left:
             self._looks_left -= 1
+            if not now.on:  # otherwise the ledger has read it, with the losses
+                counts = state.device.tensor_to_device(self.guard.counts(torch.zeros(1)))
+                if dist.get_world_size() > 1:
+                    dist.all_reduce(counts)
+                self.guard.close_batch(counts.tolist(), math.nan, state, 0)
             if not self._looks_left:
                 for look in self._looks.values():
                     look.verdict()
+
+
+def _that_count(logits: Tensor, labels: Any, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A teacher's logits, classes last, and which of their rows count, if that is known."""
+    logits = batches.classes_last(logits, labels)
+    return logits, mask if mask is not None and mask.shape == logits.shape[:-1] else None
 
 
 def _shift(state: State) -> bool:

@@ -162,7 +162,7 @@ def kd_term(
     if guard.skips:
         student = student.view_as(student)
     values = loss.rows(student, target, temperature=temperature, mask=rows.mask)
-    bad = guard.rows(values, target)
+    bad = guard.rows(values, target, rows.mask)
     if bad is not None:
         left_out(student, bad)
         values = values.masked_fill(bad, 0.0)

@@ -10,7 +10,7 @@ from typing import Any
 from composer.core import State, Timestamp, TimeUnit
 
 from composer_kd.components import SCHEDULERS, build
-from composer_kd.names import check_keys
+from composer_kd.names import check_keys, described
 
 _PROBES = 65
 
@@ -109,6 +109,11 @@ class Value:
             except (ValueError, TypeError, RuntimeError, AssertionError) as error:
                 raise ValueError(f'{self.where}: {type(self._scheduler).__name__} refused: {error}') from error
             self._checked(value, f' from {type(self._scheduler).__name__} at {hand} of {total} of the training')
+
+    @property
+    def source(self) -> str:
+        """The number, or the scheduler with its settings, as text that is the same in every process."""
+        return described(self.spec if self.constant is None else self.constant)
 
     def describe(self) -> Any:
         """The value as a plain type, for logs and records."""

@@ -4,10 +4,11 @@ import pytest
 import torch
 from composer.core import Event
 from torch import nn
+from torch.utils.data import DataLoader
 
 from composer_kd import Distillation
 from composer_kd.guard import Guard
-from tests.common import Watch, classifier, network, same, trainer, weights
+from tests.common import Watch, classifier, images, network, same, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings('ignore:Teacher .* no better than', 'ignore:Cannot split tensor of length')
 
@@ -66,7 +67,7 @@ def test_a_term_that_overflows_by_itself_is_named_as_such():
         overflows.calls += 1
         return overflows(student, teacher)
     fit, _, _ = make(network(seed=9), loss)
-    with pytest.raises(RuntimeError, match=r"a KD term that is not finite on rank 0, while every teacher's logits were"):
+    with pytest.raises(RuntimeError, match=r"a KD term that is not finite on rank 0, though no teacher's logits were"):
         fit.fit()
 
 
@@ -112,12 +113,22 @@ def test_with_nothing_to_skip_the_training_is_bit_for_bit_the_same():
     assert same(*trained)
 
 
-def test_the_look_leaves_it_to_be_skipped():
+def test_a_teacher_that_is_only_looked_at_is_watched_too():
     kd = Distillation(Breaks(network(seed=9), at=1), on_nonfinite='skip')
     trainer(kd, max_duration='2ba').fit()
     assert kd.summary()['skipped_rows'] == 2
-    with pytest.raises(ValueError, match='not finite'):
-        trainer(Distillation(Breaks(network(seed=9), at=1)), max_duration='2ba').fit()
+    for window in ({}, {'start': '3ba'}):
+        with pytest.raises(RuntimeError, match=r"stopped at batch 0 .*from teacher 'teacher0' \(module:Breaks\) on rank 0"):
+            trainer(Distillation(Breaks(network(seed=9), at=1), **window), max_duration='5ba').fit()
+
+
+@pytest.mark.parametrize('mode', ['stop', 'skip'])
+def test_rows_that_do_not_count_are_none_of_its_business(mode):
+    data = images(48)
+    data.tensors[1][[1, 4]] = -100
+    kd = Distillation(Breaks(network(seed=9), at=1), check_batches=0, on_nonfinite=mode)
+    trainer(kd, data=DataLoader(data, batch_size=8), max_duration='2ba').fit()
+    assert kd.summary()['skipped_rows'] == 0
 
 
 def test_the_count_is_saved_and_goes_on(tmp_path):

@@ -94,5 +94,19 @@ def test_a_training_that_cannot_shard_teachers_says_so(parallel, told):
 
     from composer_kd.teachers.placement import choose_placements
     state = SimpleNamespace(**{'auto_microbatching': False, 'tp_config': None, **parallel})
-    with pytest.raises(ValueError, match=rf"placement: 'sharded' cannot be had, as .*{told}.*Use 'host', 'replicated' or 'auto'"):
-        choose_placements('sharded', [1], state, by_rank=False)
+    teacher = SimpleNamespace(module=pair[0], name='a')
+    message = rf"placement: teacher 'a' cannot be 'sharded', as .*{told}.*Use 'host', 'replicated' or 'auto'"
+    with pytest.raises(ValueError, match=message):
+        choose_placements('sharded', [teacher], state, by_rank=False)
+
+
+def test_a_teacher_that_fsdp_cannot_shard_is_named():
+    import torch
+
+    from tests.common import network, trainer
+    odd = network(seed=9)
+    odd.scale = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"placement: teacher 'teacher0' cannot be 'sharded', as it has parameters without"):
+        trainer(Distillation(odd, placement='sharded'))
+    with pytest.raises(ValueError, match="'teacher0' cannot be 'sharded', as its parameters are of several types"):
+        trainer(Distillation(nn.Sequential(network(seed=9), nn.Linear(5, 5).double()), placement='sharded'))

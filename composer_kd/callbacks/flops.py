@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from composer_kd.batches import POSITIONS
+from composer_kd.batches import batch_size_of, cut
 
 
 def first_samples(batch: Any, count: int) -> tuple[Any, int]:
@@ -34,37 +34,11 @@ def first_samples(batch: Any, count: int) -> tuple[Any, int]:
         >>> [tuple(tensor.shape) for tensor in small], samples
         ([(2, 3), (2,)], 2)
     """
-    size = _batch_size(batch)
+    size = batch_size_of(batch)
     if not size:
         raise ValueError(f'expected a batch with a tensor of samples, got {type(batch).__name__}')
-
-    def cut(part: Any) -> Any:
-        if isinstance(part, torch.Tensor):
-            # Copies, since a model may work on its input in place.
-            return (part[:count] if part.ndim and len(part) == size else part).clone()
-        if isinstance(part, Mapping):
-            # Positions count through the whole batch, and a model finds those of the samples kept from their labels.
-            return {key: cut(value) for key, value in part.items() if key != POSITIONS}
-        if isinstance(part, list | tuple):
-            if len(part) == size and not any(isinstance(item, torch.Tensor | Mapping) for item in part):
-                return part[:count]
-            items = [cut(item) for item in part]
-            if isinstance(part, tuple) and hasattr(part, '_fields'):
-                return type(part)(*items)
-            return tuple(items) if isinstance(part, tuple) else items
-        return part
-
-    return cut(batch), min(count, size)
-
-
-def _batch_size(batch: Any) -> int | None:
-    if isinstance(batch, torch.Tensor):
-        return len(batch) if batch.ndim else None
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, list | tuple):
-        return next((size for part in batch if (size := _batch_size(part)) is not None), None)
-    return None
+    # Copies, since a model may work on its input in place.
+    return cut(batch, slice(0, count), torch.Tensor.clone), min(count, size)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         RuntimeError: If they give a tokenizer that numbers words otherwise.
     """
     tokenizer.save_pretrained(folder)
-    if vocabulary_digest(AutoTokenizer.from_pretrained(folder)) != vocabulary_digest(tokenizer):
+    written = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if vocabulary_digest(written) != vocabulary_digest(tokenizer):
         raise RuntimeError(
             'export: loaded with transformers, the tokenizer numbers words otherwise than that of the run. Nothing was '
             'written.',

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -13,7 +15,19 @@ import torchvision
 from composer.utils import dist
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
+from composer_kd.models.outside import (
+    EndsEarly,
+    download,
+    on_first_ranks,
+    only_weights,
+    raise_everywhere,
+    retried,
+    sha256,
+    told,
+)
 from composer_kd.names import nearest
+
+_HASH = re.compile(r'-([a-f0-9]+)\.')
 
 
 def published_weights(architecture: str, weights: str = 'DEFAULT') -> WeightsEnum:
@@ -63,8 +77,8 @@ def file_of(weights: WeightsEnum) -> Path:
 def load_published(architecture: str, weights: WeightsEnum, where: str, **settings: Any) -> torch.nn.Module:
     """Build one of torchvision's models with its published weights.
 
-    The file is downloaded if it is not on this machine, by one of the machine's ranks while the others wait. It is read
-    once without running code that may be in it before torchvision loads it.
+    The file is downloaded if it is not on this machine, by one of the machine's ranks while the others wait. No code
+    that may be in it is run. Every rank calls this; once they know each other, an error on one is raised on all.
 
     Args:
         architecture: Torchvision's name of the model.
@@ -79,23 +93,53 @@ def load_published(architecture: str, weights: WeightsEnum, where: str, **settin
         FileNotFoundError: If the file is not here and cannot be downloaded.
         ValueError: If the file is broken or holds other weights.
     """
-    file = file_of(weights)
-    # Waiting for the file, not at a barrier: the process group may not be up yet, and a download may outlast its limit.
-    with dist.local_rank_zero_download_and_wait(str(file)):
-        missing = not file.exists()
+    file, what = file_of(weights), f'the weights {weights.name} of {architecture}'
+
+    def bring() -> None:
         try:
-            weights.get_state_dict(progress=True, check_hash=True, map_location='cpu', weights_only=True)
-            model: torch.nn.Module = get_model(architecture, weights=weights, **settings)
-        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            told = ' '.join(f'{type(error).__name__}: {error}'.split())
-            if missing and not file.exists():
-                raise FileNotFoundError(
-                    f'{where}: {file.name}, the weights {weights.name} of {architecture}, is not on this machine and '
-                    f'could not be downloaded ({told}). Fetch {weights.url} on a machine with network and put it at '
-                    f'{file}; the environment variable TORCH_HOME moves that folder.',
-                ) from error
-            raise ValueError(
-                f'{where}: {file} cannot be read as the weights {weights.name} of {architecture}; it may be truncated '
-                f'or something else. Remove it, so that it is downloaded anew from {weights.url}. ({told})',
+            retried(lambda: _download(weights.url, file), weights.url)
+        except Exception as error:
+            raise FileNotFoundError(
+                f'{where}: {file.name}, {what}, is not on this machine and could not be downloaded ({told(error)}). '
+                f'Fetch {weights.url} on a machine with network and put it at {file}; the environment variable '
+                'TORCH_HOME moves that folder.',
             ) from error
+
+    if dist.is_initialized():
+        on_first_ranks(bring)
+    else:
+        # A student is built before the ranks know each other: they wait for the file, which appears whole.
+        with dist.local_rank_zero_download_and_wait(str(file)):
+            bring()
+    model: torch.nn.Module | None = None
+    error = None
+    try:
+        with only_weights():
+            model = get_model(architecture, weights=weights, **settings)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as found:
+        refused = isinstance(found, pickle.UnpicklingError)
+        why = 'it holds more than tensors, which could run code' if refused else 'it may be truncated or something else'
+        error = ValueError(
+            f'{where}: {file} cannot be read as {what}; {why}. Remove it, so that it is downloaded anew from '
+            f'{weights.url}. ({told(found)})',
+        )
+        error.__cause__ = found
+    raise_everywhere(error)
+    assert model is not None
     return model
+
+
+def _download(url: str, file: Path) -> None:
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'{file.name}.{uuid.uuid4().hex}.part')
+    try:
+        download(url, part)
+        digest = sha256([part])
+        named = _HASH.search(file.name)
+        if named is not None and not digest.startswith(named[1]):
+            raise EndsEarly(f'its SHA-256 begins with {digest[:len(named[1])]}, and its name says {named[1]}')
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -25,7 +25,8 @@ def load_tokenizer(name_or_path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        # no code that lies beside a tokenizer is run, and nobody is asked whether it should be
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         here = 'The folder holds none' if Path(name_or_path).is_dir() else 'There is no folder of that name'
         raise ValueError(

@@ -88,7 +88,8 @@ def on_device(
         return 0
     sampling, sizes = settings['sampling'], [teacher.bytes or 0 for teacher in teachers]
     held = schedule.ever_asked(len(sizes), settings['teachers_per_batch'], sampling, 0, ranks)
-    places = settle(settings['placement'], sizes, AUTO_SHARE * memory, ranks, gpu, sampling != 'by_rank')
+    mine = [sizes[i] for i in sorted(held)]
+    can = [sampling != 'by_rank'] * len(mine)
+    places = settle(settings['placement'], mine, AUTO_SHARE * memory, ranks, gpu, can)
     shares = {'replicated': 1, 'sharded': ranks}
-    return sum(size // shares[place] for i, (size, place) in enumerate(zip(sizes, places, strict=True))
-               if i in held and place in shares)
+    return sum(size // shares[place] for size, place in zip(mine, places, strict=True) if place in shares)

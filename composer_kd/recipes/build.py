@@ -16,15 +16,17 @@ from composer.utils import dist, get_device
 from torch.distributed.checkpoint import state_dict
 
 from composer_kd.names import split_named
-from composer_kd.recipes.errors import is_ours
+from composer_kd.recipes.errors import cannot_write, is_ours
 from composer_kd.recipes.extras import check_extras, make_extras, make_loggers
 from composer_kd.recipes.fits import check_fit
 from composer_kd.recipes.folder import ReleaseFolder, claim_folder, recipe_digest
-from composer_kd.recipes.nodes import name_signal_files_by_node
+from composer_kd.recipes.mending import has_checkpoint, told_of_disk
+from composer_kd.recipes.nodes import SameBuffers, name_signal_files_by_node
 from composer_kd.recipes.parts import Parts, check_component, construct, make_parts, told_at
-from composer_kd.recipes.resume import restore_randomness
+from composer_kd.recipes.resume import end_training, is_over, restore_randomness
 from composer_kd.recipes.schema import OWN, RENAMED, Recipe
 from composer_kd.recipes.tasks import DATA, SHAPES
+from composer_kd.recipes.trust import guarded_loading
 from composer_kd.runs import RunFolder
 
 _BUILT = {
@@ -164,7 +166,7 @@ def build_trainer(recipe: Recipe, callbacks: Sequence[Callback] = ()) -> Trainer
             lock.release()
         raise
     # Not among those the Trainer is made with: a checkpoint of a version that had no such callback would lack it.
-    trainer.state.callbacks.append(ReleaseFolder(lock))
+    trainer.state.callbacks += [SameBuffers(), ReleaseFolder(lock)]
     return trainer
 
 
@@ -175,23 +177,26 @@ def _make_trainer(
     plain = {name: getattr(recipe, name) for name in Recipe.model_fields if name not in _BUILT}
     arguments = {**make_extras(recipe), **plain}
     try:
-        return Trainer(
-            model=parts.model,
-            train_dataloader=train_data,
-            optimizers=parts.optimizer,
-            schedulers=parts.schedulers or None,
-            eval_dataloader=evaluators or None,
-            algorithms=parts.algorithms,
-            callbacks=[*parts.callbacks, *callbacks],
-            loggers=make_loggers(recipe, start),
-            save_folder=recipe.save_folder or str(RunFolder(recipe.run_folder).checkpoints),
-            **arguments,
-        )
+        with guarded_loading(recipe):
+            return Trainer(
+                model=parts.model,
+                train_dataloader=train_data,
+                optimizers=parts.optimizer,
+                schedulers=parts.schedulers or None,
+                eval_dataloader=evaluators or None,
+                algorithms=parts.algorithms,
+                callbacks=[*parts.callbacks, *callbacks],
+                loggers=make_loggers(recipe, start),
+                save_folder=recipe.save_folder or str(RunFolder(recipe.run_folder).checkpoints),
+                **arguments,
+            )
     except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
         if is_ours(error):
             raise
-        told = ' '.join(str(error).split())
-        raise ValueError(f'Composer refused to set this training up: {type(error).__name__}: {told}') from error
+        told = cannot_write(recipe.run_folder, error)
+        if told is None:
+            told = f"Composer refused to set this training up: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(told) from error
 
 
 def forget(trainer: Trainer) -> None:
@@ -220,10 +225,15 @@ def train(recipe: Recipe, callbacks: Sequence[Callback] = ()) -> RunFolder:
         ValueError: For what :func:`build_trainer` refuses, before any training.
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher.
+        RuntimeError: If the run folder can no longer be written, as on a full disk.
     """
     trainer = build_trainer(recipe, callbacks)
     try:
-        trainer.fit()
+        with told_of_disk(recipe):
+            if is_over(trainer) and has_checkpoint(recipe):
+                end_training(trainer)
+            else:
+                trainer.fit()
     finally:
         # Not trainer.close(): it waits for all ranks, and one that failed never comes.
         trainer.engine.close()

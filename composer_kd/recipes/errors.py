@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +17,10 @@ _EXPECTED = {
     'list_type': 'a list', 'dict_type': 'a mapping', 'model_type': 'a mapping',
 }
 _SHOWN = 3
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG)
+_ROOM = 2**20
+_LOST = ('Connection closed', 'Connection reset', 'Broken pipe', 'Timed out', 'timed out')
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -63,14 +70,96 @@ def is_ours(error: BaseException) -> bool:
     return bool(frames) and str(frames[-1].f_globals.get('__name__', '')).split('.')[0] == 'composer_kd'
 
 
+def wants_traceback() -> bool:
+    """Whether ``COMPOSER_KD_TRACEBACK`` in the environment asks for whole tracebacks."""
+    return os.environ.get('COMPOSER_KD_TRACEBACK', '') not in ('', '0')
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error says no more than that another rank has ended, or did not answer.
+
+    Example:
+        >>> is_lost_rank(RuntimeError('[third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer'))
+        True
+    """
+    told = str(error)
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ in ('DistBackendError', 'DistNetworkError', 'DistStoreError')
+        or ('gloo' in told and any(sign in told for sign in _LOST))
+    )
+
+
 def told_to_user(error: BaseException) -> str | None:
     """The message of an error that this package raised about what the user gave; ``None`` for any other error.
 
     An error is of that kind if its innermost frame lies in this package and its type is one that arguments and broken
     states are answered with. With ``COMPOSER_KD_TRACEBACK=1`` in the environment none is.
     """
-    if os.environ.get('COMPOSER_KD_TRACEBACK', '') not in ('', '0'):
-        return None
-    if not isinstance(error, (ValueError, TypeError, FileNotFoundError, RuntimeError)) or not is_ours(error):
+    foreseen = isinstance(error, (ValueError, TypeError, FileNotFoundError, RuntimeError)) and is_ours(error)
+    if wants_traceback() or not foreseen:
         return None
     return ' '.join(str(error).split())
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it; of a sharded save that failed, those of all ranks."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        failures = getattr(found, 'failures', None)
+        waiting += [failure[0] for failure in failures.values()] if isinstance(failures, dict) else []
+        waiting += [found.__cause__, found.__context__]
+
+
+def cannot_write(folder: str | os.PathLike[str], error: BaseException) -> str | None:
+    """What to tell where a run folder could not be written; ``None`` if the error is of another kind.
+
+    Args:
+        folder: The run folder.
+        error: What was raised, by the file system or by what writes checkpoints.
+
+    Example:
+        >>> cannot_write('runs/a', OSError(errno.EROFS, 'Read-only file system', 'runs/a/.lock')).split('. ')[0]
+        "run_folder: 'runs/a' cannot be written: Read-only file system (runs/a/.lock)"
+    """
+    for found in _behind(error):
+        if isinstance(found, OSError) and found.errno in _FULL:
+            return _told_full(folder, found)
+        if isinstance(found, OSError) and found.errno in _CLOSED and _is_about(folder, found):
+            where = f' ({found.filename})' if found.filename is not None else ''
+            return (
+                f"run_folder: '{folder}' cannot be written: {found.strerror}{where}. What is in it was left as it is. "
+                'See to its permissions and its disk, or choose another run_folder.'
+            )
+        # All that the writer of checkpoints says of another rank's disk.
+        if 'inline_container' in str(found) and _free(folder) < _ROOM:
+            return _told_full(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    return None
+
+
+def _is_about(folder: str | os.PathLike[str], error: OSError) -> bool:
+    if not isinstance(error.filename, str):
+        return error.errno in (errno.EROFS, errno.EIO)
+    there, here = Path(error.filename).absolute(), Path(folder).absolute()
+    return there.is_relative_to(here) or here.is_relative_to(there)
+
+
+def _free(folder: str | os.PathLike[str]) -> int:
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _told_full(folder: str | os.PathLike[str], error: OSError) -> str:
+    # Which file it was is known of an open alone, not of a write; data may be cached on another disk.
+    what = f'{error.strerror}: {error.filename}' if error.filename is not None else str(error.strerror)
+    return (
+        f"run_folder: a disk is full ({what}); that of '{folder}' has {_free(folder) / 2**20:,.1f} MiB free. What was "
+        'saved before is whole. Make room and give the same command again: the run goes on from its latest checkpoint.'
+    )

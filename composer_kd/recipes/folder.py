@@ -11,6 +11,8 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from composer_kd.recipes.errors import cannot_write
+from composer_kd.recipes.mending import mend
 from composer_kd.recipes.schema import WITHOUT_EFFECT, Recipe
 from composer_kd.runs import RunFolder, digest
 from composer_kd.runs.files import is_leftover
@@ -67,15 +69,17 @@ def claim_folder(recipe: Recipe) -> tuple[int, FolderLock | None]:
     Until the lock is let go, no other process gets the folder.
 
     An unfinished run of the same recipe is resumed (with ``autoresume``, the default), with ``overwrite: true`` as
-    well: a run that is restarted after a crash keeps its checkpoints. Of a folder that is overwritten only what a
-    run writes is removed.
+    well: a run that is restarted after a crash keeps its checkpoints. What a kill left behind half written is removed
+    first, see :func:`~composer_kd.recipes.mending.mend`. Of a folder that is overwritten only what a run writes is
+    removed.
 
     Returns:
         How many times the run was started, this time included; and, on rank zero, the lock on the folder.
 
     Raises:
         ValueError: If the folder holds a finished run or that of another recipe and ``overwrite`` is not set, or holds
-            anything but a run, or another process is training in it.
+            anything but a run, or another process is training in it, or it cannot be written, or its only checkpoint
+            is damaged.
     """
     answer: list[Any] = [None]
     lock = None
@@ -83,8 +87,10 @@ def claim_folder(recipe: Recipe) -> tuple[int, FolderLock | None]:
         try:
             start, lock = _claim(recipe)
             answer = [start]
-        except (OSError, ValueError) as error:
-            # The other ranks wait below: they have to hear of it.
+        # The other ranks wait below: they have to hear of it.
+        except OSError as error:
+            answer = [ValueError(cannot_write(recipe.run_folder, error) or f'run_folder: {error}')]
+        except ValueError as error:
             answer = [error]
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], Exception):
@@ -96,12 +102,15 @@ def _claim(recipe: Recipe) -> tuple[int, FolderLock]:
     folder = RunFolder(recipe.run_folder)
     _start(folder, recipe)
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(folder.path)
+    # The other ranks wait meanwhile, and give up after dist_timeout.
+    lock = FolderLock(folder.path, wait=recipe.dist_timeout / 2)
     try:
         # Once more: whoever had the folder until now may have finished the run.
         start = _start(folder, recipe)
         if start is None:
             _empty(folder)
+        else:
+            mend(recipe)
         folder.write_recipe(recipe.plain())
     except BaseException:
         lock.release()

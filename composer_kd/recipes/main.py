@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from composer.utils import dist
 
 from composer_kd.recipes.build import train
-from composer_kd.recipes.errors import told_to_user
+from composer_kd.recipes.errors import is_lost_rank, told_to_user, wants_traceback
 from composer_kd.recipes.load import load_recipe
 from composer_kd.runs import Record, RunFolder
 
@@ -17,6 +20,27 @@ USAGE = (
     'Trains as the recipe says; key=value replaces what it says (optimizer.lr=0.1), key=null takes it away.\n'
     "'composer-kd validate RECIPE.yaml [key=value ...]' checks a recipe without training."
 )
+
+
+_LOST = (
+    'another rank of this training has ended or does not answer ({}). If no other rank says why, it was killed, '
+    'as by a machine that ran out of memory. The same command goes on from the latest checkpoint.'
+)
+_FIRST_WORD, _LAST_WORD = 10.0, 20.0
+
+
+def _give_way(error: BaseException) -> None:
+    """Wait to be ended by the launcher, where another rank tells what went wrong.
+
+    The launcher ends all ranks when one has ended with an error, and shows what those wrote that ended by themselves:
+    one error on eight ranks would be told eight times. Rank zero speaks first, a rank that only lost another one last.
+    """
+    if dist.get_world_size() == 1 or wants_traceback():
+        return
+    seconds = _LAST_WORD if is_lost_rank(error) else _FIRST_WORD if dist.get_global_rank() else 0.0
+    if seconds:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(seconds)
 
 
 def told(folder: RunFolder, record: Record) -> str:
@@ -52,8 +76,17 @@ def train_main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     try:
         folder = train(load_recipe(arguments[0], arguments[1:]))
+    except SystemExit as ended:
+        # Composer turns the signal into an exit status, and the launcher takes that for a crash of this rank's own.
+        if ended.code == 128 + signal.SIGTERM and dist.get_world_size() > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise
     except Exception as error:
+        _give_way(error)
         message = told_to_user(error)
+        if message is None and is_lost_rank(error) and not wants_traceback():
+            message = _LOST.format(' '.join(str(error).split()))
         if message is None:
             raise
         print(f'error: {message}', file=sys.stderr)

@@ -105,6 +105,8 @@ class Recipe(Strict):
         callbacks: Of :data:`composer_kd.components.CALLBACKS`. ``run_recorder`` is always there.
         loggers: Of :data:`composer_kd.components.LOGGERS`; files go to the run folder's ``logs/``.
         evaluators: Label to :class:`EvaluatorSpec`.
+        load_trusted: Whether ``load_path`` and checkpoints to resume from may hold more than tensors and plain values,
+            which runs code of whoever made them. For files that you made yourself.
         save_folder: Default: the run folder's ``checkpoints/``, where a teacher is looked for.
     """
 
@@ -124,6 +126,7 @@ class Recipe(Strict):
     callbacks: Components = Field(default_factory=dict)
     loggers: Components = Field(default_factory=dict)
     evaluators: dict[str, EvaluatorSpec] = Field(default_factory=dict)
+    load_trusted: bool = False
 
     # Trainer
     max_duration: Duration
@@ -226,11 +229,12 @@ RENAMED = {
 }
 """The Trainer's arguments that a recipe spells in another way."""
 
-OWN = frozenset({'run_folder', 'description', 'tags', 'overwrite', 'start_from'})
+OWN = frozenset({'run_folder', 'description', 'tags', 'overwrite', 'start_from', 'load_trusted'})
 """The keys that are no argument of the Trainer."""
 
 WITHOUT_EFFECT = frozenset({
     'run_name', 'run_folder', 'description', 'tags', 'overwrite', 'autoresume', 'progress_bar', 'log_to_console',
     'console_stream', 'console_log_interval', 'log_traces', 'load_progress_bar', 'python_log_level', 'save_overwrite',
+    'load_trusted',
 })
 """The keys that change nothing about what is trained: two recipes that differ in these alone have the same digest."""

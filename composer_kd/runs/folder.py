@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from composer_kd.runs import checkpoints
 from composer_kd.runs.files import write_atomically
 from composer_kd.runs.record import SCHEMA_VERSION, Record
-
-_OTHER_RANK = re.compile(r'rank[1-9]')
 
 
 class RunFolder:
@@ -123,33 +121,26 @@ class RunFolder:
     def latest_checkpoint(self) -> Path:
         """The latest checkpoint: a file, or the folder of a sharded one.
 
-        It is what ``checkpoints/latest-rank0.pt`` points to. Where that link is missing or dangling (a folder copied
-        without links, checkpoints deleted by hand), it is the checkpoint with the highest batch in its name.
+        It is what ``checkpoints/latest-rank0.pt`` points to, even if that was damaged since: to pass it over would be
+        to load older weights. Where the link is missing or dangling (a run killed between two checkpoints, a folder
+        copied without links, checkpoints deleted by hand), it is the checkpoint with the highest batch in its name
+        that was not cut short while it was written.
 
         Raises:
             FileNotFoundError: If there is no such folder, or no checkpoint in it.
             ValueError: If the path is no folder.
         """
         self._check_folder()
-        latest = self.checkpoints / 'latest-rank0.pt'
-        if latest.is_symlink():
-            # Not resolve(): it would spell out the parents of a folder that the caller named otherwise.
-            target = self.checkpoints / os.readlink(latest)
-            if _is_checkpoint(target):
-                return target
-        elif _is_checkpoint(latest):
+        latest = checkpoints.target_of(self.checkpoints / 'latest-rank0.pt')
+        if latest is not None and checkpoints.is_checkpoint(latest):
             return latest
-        found = [
-            (_counts(path.name), path.name, path)
-            for path in (self.checkpoints.iterdir() if self.checkpoints.is_dir() else ())
-            if _counts(path.name) and not _OTHER_RANK.search(path.name) and _is_checkpoint(path)
-        ]
-        if not found:
+        found = checkpoints.newest(self.checkpoints)
+        if found is None:
             raise FileNotFoundError(
                 f"Run folder '{self.path}' has no checkpoint: nothing usable in '{self.checkpoints}'. "
                 f"Set 'save_interval' in the recipe and make the run again, or give the path of a checkpoint itself.",
             )
-        return max(found)[-1]
+        return found
 
     def _check_folder(self) -> None:
         if not self.path.exists():
@@ -182,19 +173,3 @@ class RunFolder:
                 f"Cannot read {path.name} of run folder '{self.path}': it is not text, so it is damaged. "
                 f'Copy the folder again from where it was made, or make the run again.',
             ) from None
-
-
-def _counts(name: str) -> tuple[int, int] | None:
-    """Batch and epoch in a checkpoint's name (``ep2-ba8-rank0.pt``); ``None`` if it has neither."""
-    batch, epoch = re.search(r'ba(\d+)', name), re.search(r'ep(\d+)', name)
-    if not batch and not epoch:
-        return None
-    return int(batch[1]) if batch else -1, int(epoch[1]) if epoch else -1
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Whether there is something to load; a file cut short counts, since passing it over would load older weights."""
-    if path.is_dir():
-        # A sharded save writes this file last, when the shards of every rank are on disk.
-        return (path / '.metadata').is_file()
-    return path.is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -39,9 +40,10 @@ class FolderLock:
 
     Args:
         folder: The run folder; it must exist.
+        wait: Seconds to wait for another process that holds it; never more than ``WAIT_SECONDS``.
 
     Raises:
-        FolderBusy: If another process holds it for longer than ``WAIT_SECONDS``.
+        FolderBusy: If another process holds it for longer.
 
     Example:
         >>> import tempfile
@@ -54,14 +56,14 @@ class FolderLock:
         []
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], wait: float = math.inf) -> None:
         self.path = Path(folder).resolve() / LOCK_NAME
         own = _HELD.get(self.path)
         self._file: int | None = None
         if own is not None and own._file is not None and _is_file(own._file, self.path):
             self._file, own._file = own._file, None
         else:
-            self._file = _take(self.path)
+            self._file = _take(self.path, min(wait, WAIT_SECONDS))
         _HELD[self.path] = self
 
     def release(self) -> None:
@@ -78,10 +80,10 @@ class FolderLock:
         os.close(file)
 
 
-def _take(path: Path) -> int | None:
+def _take(path: Path, wait: float) -> int | None:
     if sys.platform == 'win32':
         return None
-    until, told = time.monotonic() + WAIT_SECONDS, False
+    until, told = time.monotonic() + wait, False
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -12,6 +12,7 @@ from composer.models import ComposerModel
 
 from composer_kd.batches import Key, LogitsKey
 from composer_kd.models import build_model
+from composer_kd.models.outside import raise_everywhere
 from composer_kd.models.published import classes_of, load_published
 from composer_kd.models.surgery import apply_surgery
 from composer_kd.runs import RunFolder
@@ -53,9 +54,9 @@ def model_of_run(path: str) -> ComposerModel:
     load_weights(model, read_weights(checkpoint), f'run {path}', checkpoint)
     try:
         if folder.read_record().status != 'finished':
-            log.warning('The run in %s did not finish; its latest checkpoint (%s) teaches.', path, checkpoint)
+            log.warning('The run in %s did not finish; its latest checkpoint (%s) is taken.', path, checkpoint)
     except (FileNotFoundError, ValueError) as error:
-        log.warning('The run in %s has no readable record; its checkpoint %s teaches. (%s)', path, checkpoint, error)
+        log.warning('The run in %s has no readable record; its checkpoint %s is taken. (%s)', path, checkpoint, error)
     return model.eval()
 
 
@@ -94,11 +95,33 @@ def _channels_last(model: torch.nn.Module) -> bool:
     )
 
 
+def _build(
+    spec: TeacherSpec, student: ComposerModel, channels_last: bool, input_key: Key, target_key: Key,
+    logits_key: LogitsKey,
+) -> Teacher:
+    if spec.weights is not None:  # known before anything is downloaded
+        _same_outputs(student, classes_of(spec.weights), spec)
+    module = _module_for(spec, student, spec.where)
+    _same_outputs(student, outputs_known(module), spec)
+    if channels_last and spec.kind != 'module':  # a copy of the inputs for every convolution otherwise
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    key: Any = logits_key if spec.logits_key is None else spec.logits_key
+    teacher = Teacher(
+        module, spec.name, spec.weight, spec.origin, input_key, target_key, key, borrowed=spec.kind == 'module',
+    )
+    if spec.digest is not None and not teacher.digest.startswith(spec.digest):
+        raise ValueError(
+            f'{spec.where}.digest: {spec.origin} was to have the digest {spec.digest}, and has {teacher.digest[:16]}: '
+            'it is not the teacher that was meant. Give that one, or this digest.',
+        )
+    return teacher
+
+
 def build_teachers(
     specs: Sequence[TeacherSpec], student: ComposerModel, input_key: Key = None, target_key: Key = None,
     logits_key: LogitsKey = None,
 ) -> list[Teacher]:
-    """Load every teacher, on the CPU, and look at what can be seen without data.
+    """Load every teacher, on the CPU, and look at what can be seen without data; every rank of a training calls this.
 
     Args:
         specs: What the user asked for.
@@ -109,22 +132,18 @@ def build_teachers(
 
     Raises:
         FileNotFoundError: For a missing folder or checkpoint, or published weights that cannot be downloaded.
-        ValueError: For weights that cannot be read or do not fit, a number of classes other than the student's, or a
-            teacher that shares parameters with the student.
+        ValueError: For weights that cannot be read or do not fit, a number of classes other than the student's,
+            another digest than was asked for, or a teacher that shares parameters with the student.
     """
     teachers = []
     channels_last = _channels_last(student)
     for spec in specs:
-        if spec.weights is not None:  # known before anything is downloaded
-            _same_outputs(student, classes_of(spec.weights), spec)
-        module = _module_for(spec, student, spec.where)
-        _same_outputs(student, outputs_known(module), spec)
-        if channels_last and spec.kind != 'module':  # a copy of the inputs for every convolution otherwise
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        key: Any = logits_key if spec.logits_key is None else spec.logits_key
-        teachers.append(Teacher(
-            module, spec.name, spec.weight, spec.origin, input_key, target_key, key, borrowed=spec.kind == 'module',
-        ))
+        failed = None
+        try:
+            teachers.append(_build(spec, student, channels_last, input_key, target_key, logits_key))
+        except (FileNotFoundError, ValueError, TypeError, RuntimeError) as error:
+            failed = error
+        raise_everywhere(failed)  # the others would wait for this rank at the next teacher
     if input_key is not None and teachers and all(isinstance(t.module, ComposerModel) for t in teachers):
         raise ValueError(
             f'input_key: {input_key!r} says where a plain module finds its input, and every teacher is a '

@@ -18,12 +18,9 @@ class Look:
     Args:
         name: The teacher's name.
         origin: Where it comes from.
-        forbidden: Whether the loss stays finite where the teacher alone forbids a class with minus infinity.
-        lenient: Whether values that are not finite are left to be skipped and counted.
     """
 
-    def __init__(self, name: str, origin: str, forbidden: bool = True, lenient: bool = False) -> None:
-        self._forbidden, self._lenient = forbidden, lenient
+    def __init__(self, name: str, origin: str) -> None:
         self._who = f"Teacher '{name}' ({origin})"
         self._right: Tensor | None = None
         self._seen = 0
@@ -39,8 +36,7 @@ class Look:
             mask: Which labels count, or ``None`` where labels are not class numbers.
 
         Raises:
-            ValueError: For another shape, or values that are not finite. Minus infinity is a forbidden class, and fine
-                where the loss takes it and it does not forbid all of them.
+            ValueError: For another shape.
         """
         if teacher_logits.shape != student_logits.shape:
             raise ValueError(
@@ -50,13 +46,6 @@ class Look:
                 'its logits are.',
             )
         logits = classes_last(teacher_logits, labels)
-        wrong = torch.isnan(logits) | (logits == torch.inf) if self._forbidden else ~torch.isfinite(logits)
-        if not self._lenient and (bool(wrong.any()) or bool((logits == -torch.inf).all(dim=-1).any())):
-            raise ValueError(
-                f'{self._who} gives {int(wrong.sum())} of {logits.numel()} logits that are not finite on a training '
-                'batch. Its weights are broken, or it cannot run in this precision: try precision=fp32 or amp_bf16. '
-                "on_nonfinite='skip' leaves such samples out and counts them.",
-            )
         if mask is None or mask.shape != logits.shape[:-1]:
             return
         chosen = mask if labels.shape == mask.shape else torch.zeros_like(mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from composer.distributed.fsdp2 import create_mixed_precision_policy
 from composer.utils import dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ def why_not_sharded(state: State, by_rank: bool) -> str | None:
     return None
 
 
-def choose_placements(asked: str, sizes: Sequence[int], state: State, by_rank: bool) -> list[str]:
-    """The placement of each teacher, the same on every rank.
+def choose_placements(asked: str, teachers: Sequence[Any], state: State, by_rank: bool) -> list[str]:
+    """The placement of each teacher that this rank keeps; of sharded ones, the same on every rank.
 
     ``'auto'`` keeps teachers whole on every device as long as all of them take no more than a quarter of its memory,
     then shards them, and where that is not possible or not enough, leaves them in host memory. On a CPU, whose memory
@@ -60,23 +61,37 @@ def choose_placements(asked: str, sizes: Sequence[int], state: State, by_rank: b
 
     Args:
         asked: Of :data:`PLACEMENTS`.
-        sizes: Bytes of each teacher.
+        teachers: The teachers, each with a ``module`` and a ``name``.
         state: The training.
         by_rank: Whether ranks ask different teachers.
 
     Raises:
         ValueError: For ``'sharded'`` where it is impossible.
     """
-    obstacle = why_not_sharded(state, by_rank)
-    if asked == 'sharded' and obstacle is not None:
-        raise ValueError(f"placement: 'sharded' cannot be had, as {obstacle}. Use 'host', 'replicated' or 'auto'.")
+    obstacles = [why_not_sharded(state, by_rank) or _why_not_this(teacher.module) for teacher in teachers]
+    for teacher, obstacle in zip(teachers, obstacles, strict=True):
+        if asked == 'sharded' and obstacle is not None:
+            raise ValueError(
+                f"placement: teacher '{teacher.name}' cannot be 'sharded', as {obstacle}. Use 'host', 'replicated' or "
+                "'auto'.",
+            )
     room = [AUTO_SHARE * device_memory(state)]
     dist.broadcast_object_list(room)  # memory may differ from node to node
-    return settle(asked, sizes, room[0], dist.get_world_size(), state.device.name == 'gpu', obstacle is None)
+    shardable = [obstacle is None for obstacle in obstacles]
+    sizes = [size_of(teacher.module) for teacher in teachers]
+    return settle(asked, sizes, room[0], dist.get_world_size(), state.device.name == 'gpu', shardable)
+
+
+def _why_not_this(module: torch.nn.Module) -> str | None:
+    if any(parameter.dim() == 0 for parameter in module.parameters()):
+        return 'it has parameters without a dimension, which FSDP2 cannot split'
+    if len({parameter.dtype for parameter in module.parameters()}) > 1:
+        return 'its parameters are of several types, which FSDP2 does not gather together'
+    return None
 
 
 def settle(
-    asked: str, sizes: Sequence[int], room: float, ranks: int, gpu: bool, shardable: bool = True,
+    asked: str, sizes: Sequence[int], room: float, ranks: int, gpu: bool, shardable: Sequence[bool],
 ) -> list[str]:
     """The placement of each teacher; see :func:`choose_placements`.
 
@@ -86,22 +101,22 @@ def settle(
         room: Bytes that all teachers may take of a device's memory.
         ranks: How many ranks there are.
         gpu: Whether they train on GPUs.
-        shardable: Whether teachers can be sharded.
+        shardable: Whether each can be sharded.
 
     Example:
-        >>> settle('auto', [60, 60, 900], room=100, ranks=8, gpu=True)
+        >>> settle('auto', [60, 60, 900], room=100, ranks=8, gpu=True, shardable=[True] * 3)
         ['replicated', 'sharded', 'host']
     """
     if asked != 'auto':
         # on a single rank the part that it has is the whole
         return ['replicated' if asked == 'sharded' and ranks == 1 else asked] * len(sizes)
     chosen = []
-    for size in sizes:
+    for size, can in zip(sizes, shardable, strict=True):
         part = size / ranks
         if size <= room:
             chosen.append('replicated')
             room -= size
-        elif ranks > 1 and shardable and (part <= room or not gpu):
+        elif ranks > 1 and can and (part <= room or not gpu):
             chosen.append('sharded')
             room -= part
         else:
@@ -126,12 +141,8 @@ def blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
                 walk(child)
 
     walk(module)
-    uses: dict[int, int] = {}
-    for _, parameter in module.named_parameters(remove_duplicate=False):
-        uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    return [
-        block for block in found if all(uses[id(p)] == 1 for _, p in block.named_parameters(remove_duplicate=False))
-    ]
+    uses = _uses(module)
+    return [block for block in found if all(uses[id(parameter)] == 1 for parameter in block.parameters())]
 
 
 def _mesh(state: State) -> DeviceMesh:
@@ -144,14 +155,28 @@ def _mesh(state: State) -> DeviceMesh:
 def shard(module: torch.nn.Module, state: State) -> None:
     """Shard a module over the student's mesh, or over all ranks, in place (FSDP2; Zhao et al. 2023, arXiv 2304.11277).
 
-    Each rank keeps a part of every parameter; a layer's parts are gathered when it runs, in the precision in which the
-    student's are.
+    Each rank keeps a part of every parameter; a layer's parts are gathered when it runs: in the precision of the
+    student's where FSDP shards it too, in their own otherwise.
     """
-    mesh = _mesh(state)
-    policy = create_mixed_precision_policy(state.precision, getattr(state.fsdp_config, 'mixed_precision', 'DEFAULT'))
-    for part in (*blocks(module), module):
+    mesh, config = _mesh(state), state.fsdp_config
+    policy = MixedPrecisionPolicy() if config is None else create_mixed_precision_policy(
+        state.precision, config.mixed_precision,
+    )
+    module.requires_grad_(False)
+    parts = (*blocks(module), module)
+    for part in parts:
         fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     state.device.module_to_device(module)
+    module.register_forward_hook(lambda *_: _forget_order(parts), always_call=True)
+
+
+def _forget_order(parts: Sequence[Any]) -> None:
+    # FSDP2 notes the order of all forwards for the backward pass to come, and a teacher never has one.
+    for part in parts:
+        group = part._get_fsdp_state()._fsdp_param_group
+        if group is not None:
+            group._post_forward_indices.clear()
+            group.comm_ctx.post_forward_order.clear()
 
 
 def bring_when_used(module: torch.nn.Module, device: torch.device) -> None:
@@ -161,12 +186,23 @@ def bring_when_used(module: torch.nn.Module, device: torch.device) -> None:
         module: The module, on the CPU. On a GPU's host its memory is pinned, so that copies do not hold the host up.
         device: Where it runs.
     """
-    parts = [module, *blocks(module)]
-    homes = {id(tensor): place for place, part in enumerate(parts) for tensor in (*part.parameters(), *part.buffers())}
-    with torch.no_grad():
-        for place, part in enumerate(parts):
-            own = {id(t): t for t in (*part.parameters(), *part.buffers()) if homes[id(t)] == place}
-            _bring(part, list(own.values()), device)
+    # autocast keeps the low-precision copies of weights that could learn until the end of the forward
+    module.requires_grad_(False)
+    layers = blocks(module)
+    everywhere, left = _uses(module), {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    for layer in layers:
+        here = _uses(layer)
+        # what other parts of the model use too, such as a table of positions, comes with the model
+        own = [left.pop(key) for key in here if here[key] == everywhere[key]]
+        _bring(layer, own, device)
+    _bring(module, list(left.values()), device)
+
+
+def _uses(module: torch.nn.Module) -> Counter[int]:
+    return Counter(
+        id(tensor) for named in (module.named_parameters, module.named_buffers)
+        for _, tensor in named(remove_duplicate=False)
+    )
 
 
 def _bring(part: torch.nn.Module, own: list[Tensor], device: torch.device) -> None:

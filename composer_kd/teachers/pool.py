@@ -14,9 +14,9 @@ from composer.core import State
 from composer.utils import dist
 from torch import Tensor
 
-from composer_kd.batches import POSITIONS, Key, LogitsKey, target_of
+from composer_kd.batches import Key, LogitsKey, batch_size_of, cut, target_of
 from composer_kd.teachers.build import build_teachers
-from composer_kd.teachers.placement import choose_placements, size_of
+from composer_kd.teachers.placement import choose_placements
 from composer_kd.teachers.specs import TeacherSpec
 from composer_kd.teachers.teacher import Teacher
 
@@ -51,43 +51,39 @@ class Pool:
         self._split: Split | None = None
         self._lockstep = _Lockstep()
 
-    def load(self, state: State, held: Collection[int]) -> None:
+    def load(self, state: State, held: Collection[int], by_rank: bool = False) -> None:
         """Load all teachers, compare them across ranks and place those that this rank keeps; every rank calls this.
 
         Args:
             state: The training, with the student after the other algorithms' surgery.
             held: Indices of the teachers that this rank will ask.
+            by_rank: Whether ranks ask different teachers.
 
         Raises:
             FileNotFoundError: As :func:`build_teachers`.
-            ValueError: Likewise, for a teacher that is not what its ``digest`` says, or not the same on every rank, and
-                for a placement that this training does not allow.
+            ValueError: Likewise, for a teacher that is not the same on every rank, and for a placement that this
+                training does not allow.
         """
         student: Any = state.model
         teachers = build_teachers(self._specs, student, *self._keys)
-        by_rank = len(held) < len(teachers) or any(dist.all_gather_object(len(held) < len(teachers)))
-        placements = choose_placements(self._placement, [size_of(t.module) for t in teachers], state, by_rank)
-        self._compare(teachers, placements)
-        for index, (teacher, placement) in enumerate(zip(teachers, placements, strict=True)):
+        self._compare(teachers)
+        mine = {index: teachers[index] for index in sorted(held)}
+        chosen = choose_placements(self._placement, list(mine.values()), state, by_rank)
+        placements = dict(zip(mine, chosen, strict=True))
+        for index, teacher in enumerate(teachers):
             if index in held:
-                teacher.place(state, placement)
+                teacher.place(state, placements[index])
+                if self._placement == 'auto' and placements[index] != 'replicated':
+                    log.info("Teacher '%s' is large for this device: it is %s.", teacher.name, placements[index])
             else:
                 teacher.release()
-            if self._placement == 'auto' and placement != 'replicated':
-                log.info("Teacher '%s' is large for this device's memory: placement '%s'.", teacher.name, placement)
         self.teachers = teachers
         # a module that the user has let go of must be free to go when its window closes
         self._specs[:] = [dataclasses.replace(spec, source=None) for spec in self._specs]
 
-    def _compare(self, teachers: Sequence[Teacher], placements: Sequence[str]) -> None:
-        for spec, teacher in zip(self._specs, teachers, strict=True):
-            if spec.digest is not None and not teacher.digest.startswith(spec.digest):
-                raise ValueError(
-                    f'teachers[{spec.index}].digest: {spec.origin} was to have the digest {spec.digest}, and has '
-                    f'{teacher.digest[:16]}: it is not the teacher that was meant. Give that one, or this digest.',
-                )
+    def _compare(self, teachers: Sequence[Teacher]) -> None:
         everywhere: list[list[str]] = dist.all_gather_object([teacher.digest for teacher in teachers])
-        for index, (teacher, placement) in enumerate(zip(teachers, placements, strict=True)):
+        for index, teacher in enumerate(teachers):
             digests = [ranks[index] for ranks in everywhere]
             if len(set(digests)) == 1:
                 continue
@@ -97,7 +93,7 @@ class Pool:
             )
             who = f"Teacher '{teacher.name}' ({teacher.origin})"
             message = f'{who} is not the same on every rank: its digest is {told}.'
-            if self._specs[index].kind != 'module' or placement == 'sharded':
+            if self._specs[index].kind != 'module' or self._placement == 'sharded':
                 raise ValueError(
                     f'{message} Was it changed while it was read, or is it another file on another machine? Give '
                     'every rank the same weights.',
@@ -141,20 +137,26 @@ class Pool:
         Returns:
             Logits by index.
         """
-        parts: list[_Part] = [(batch, positions, None)]
-        if self._size is not None:
-            assert self._split is not None
-            parts = _parts(batch, positions, self._size, self._split, self._keys[1])
+        parts = _parts(batch, positions, self._size, self._keys[1])
         answers = {}
         for i in asked:
             teacher = self.teachers[i]
             said = [teacher.outputs(part, where) for part, where, _ in parts]
-            if teacher.placement == 'sharded':
-                for _ in range(self._lockstep.missing(len(parts), self._size, i in scheduled)):
-                    teacher.outputs(*parts[-1][:2])  # other ranks have more to ask, and need this one's part of it
             answers[i] = _joined(said, [places for _, _, places in parts])
-        self._lockstep.close_microbatch()
+            if teacher.placement == 'sharded':
+                self._repeat(teacher, parts[-1], self._lockstep.due(self._size) - len(parts))
+        # every rank in the same order: the microbatches that only others have come round by round, as theirs do
+        for _ in range(self._lockstep.rounds()):
+            for i in asked:
+                if i in scheduled and self.teachers[i].placement == 'sharded':
+                    self._repeat(self.teachers[i], parts[-1], self._lockstep.due(self._size))
         return answers
+
+    @staticmethod
+    def _repeat(teacher: Teacher, part: _Part, times: int) -> None:
+        """Take part where other ranks have more to ask a sharded teacher than this one."""
+        for _ in range(times):
+            teacher.outputs(*part[:2])
 
     def flops(self, batch: Any, positions: Tensor | None) -> dict[str, float]:
         """FLOPs of one forward for one sample, by teacher; every rank calls this.
@@ -201,31 +203,30 @@ class _Lockstep:
             dist.all_reduce(most, reduce_operation='MAX')
             self._left, self._extra = own, int(most.item()) - own
 
-    def missing(self, calls: int, size: int | None, scheduled: bool) -> int:
-        """How many more calls than ``calls`` are due in this microbatch, in parts of ``size``."""
-        due = 1 if size is None else math.ceil(self._microbatch / size)
-        return max(due - calls, 0) + (self._extra * due if scheduled and self._left == 1 else 0)
+    def due(self, size: int | None) -> int:
+        """How often a teacher is asked in a microbatch, in parts of ``size`` samples."""
+        return 1 if size is None else math.ceil(self._microbatch / size)
 
-    def close_microbatch(self) -> None:
+    def rounds(self) -> int:
+        """A microbatch is done: how many more the others have, if it was the last one here."""
         self._left -= 1
+        return self._extra if self._left == 0 else 0
 
 
-def _parts(
-    batch: Any, positions: Tensor | None, size: int, split: Split, target_key: Key,
-) -> list[_Part]:
+def _parts(batch: Any, positions: Tensor | None, size: int | None, target_key: Key) -> list[_Part]:
     """A microbatch in parts of ``size`` samples: each with its own positions, and their places among all."""
-    whole = {key: value for key, value in batch.items() if key != POSITIONS} if isinstance(batch, dict) else batch
-    parts = list(split(whole, size))
-    if positions is None:
-        return [(part, None, None) for part in parts]
+    samples = batch_size_of(batch)
+    if size is None or samples is None or samples <= size:
+        return [(batch, positions, None)]
     found: list[_Part] = []
-    before = 0
-    for part in parts:
-        labels = target_of(part, target_key)
-        tokens = labels.shape[0] * labels.shape[1]
-        places = ((positions >= before) & (positions < before + tokens)).nonzero().squeeze(1)
-        found.append((part, positions[places] - before, places))
-        before += tokens
+    for begin in range(0, samples, size):
+        part = cut(batch, slice(begin, begin + size))
+        if positions is None:
+            found.append((part, None, None))
+            continue
+        length = target_of(batch, target_key).shape[1]
+        places = ((positions >= begin * length) & (positions < (begin + size) * length)).nonzero().squeeze(1)
+        found.append((part, positions[places] - begin * length, places))
     return found
 
 

@@ -16,6 +16,7 @@ from torchvision.models import WeightsEnum
 from composer_kd.models.published import file_of, published_weights
 from composer_kd.names import check_keys
 from composer_kd.runs import RunFolder
+from composer_kd.teachers.fetch import is_remote
 
 _SOURCES = {
     'run': {'name', 'weight', 'logits_key', 'digest'},
@@ -65,7 +66,9 @@ class TeacherSpec:
     @property
     def here(self) -> bool:
         """Whether it lies on this machine, so that it can be looked at without fetching anything."""
-        return '://' not in self.origin and (self.weights is None or file_of(self.weights).exists())
+        if self.kind == 'checkpoint':
+            return not is_remote(self.source)
+        return self.weights is None or file_of(self.weights).exists()
 
 
 def _origin(kind: str, source: Any) -> str:
@@ -168,7 +171,7 @@ def parse_teachers(teachers: Any) -> list[TeacherSpec]:
                 folder.latest_checkpoint()
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f'teachers[{index}].run: {error}') from error
-        elif spec.kind == 'checkpoint' and '://' not in spec.source and not os.path.exists(spec.source):
+        elif spec.kind == 'checkpoint' and not is_remote(spec.source) and not os.path.exists(spec.source):
             raise FileNotFoundError(
                 f'teachers[{index}].checkpoint: there is nothing at {spec.source}. Give the path of a checkpoint, '
                 f'relative to {os.getcwd()}, or a URI.',

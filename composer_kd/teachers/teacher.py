@@ -81,7 +81,9 @@ class Teacher:
         self.placement = placement
         if placement != 'replicated' and self._borrowed:
             # both change the model itself, and this one is the user's
-            self._module, self._borrowed, self._home = copy.deepcopy(self.module), False, None
+            lent, home = self.module.cpu(), self._home
+            self._module, self._borrowed, self._home = copy.deepcopy(lent), False, None
+            lent.to(home)
         if placement == 'sharded':
             shard(self.module, state)
         elif placement == 'host':

@@ -79,10 +79,10 @@ def gradients(model, data, kd, algorithms=(), microbatch=2, fsdp=False, **settin
     return seen.seen[-1]
 
 
-def flat(seed):
+def flat(seed, width=8):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 5))
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 5))
 
 
 def student():
@@ -96,7 +96,8 @@ def words(fsdp=False, microbatch=2, tokens=False, **settings):
 
 
 def pictures(fsdp=False, microbatch=2, algorithms=(), teachers=1, **settings):
-    kd = Distillation([flat(seed) for seed in range(1, 1 + teachers)], **{'check_batches': 0, **settings})
+    # of different sizes, so that shards of one are not taken for another's
+    kd = Distillation([flat(seed, 4 + 4 * seed) for seed in range(1, 1 + teachers)], **{'check_batches': 0, **settings})
     return gradients(student(), part(images(12)), kd, algorithms, microbatch, fsdp)
 
 
@@ -113,6 +114,9 @@ EQUAL |= {
     'words, fsdp2, sharded, in parts': lambda: words(True, 8, placement='sharded', teacher_microbatch_size=3),
     'pictures, ddp, sharded, in parts': lambda: pictures(microbatch=3, placement='sharded', teacher_microbatch_size=1),
     'pictures, fsdp2, replicated, in parts': lambda: pictures(True, 8, teacher_microbatch_size=3),
+    'two teachers averaged, ddp, sharded': lambda: pictures(teachers=2, placement='sharded'),
+    'three teachers and parts, ddp, sharded': lambda: pictures(
+        microbatch=3, teachers=3, placement='sharded', teacher_microbatch_size=2),
     'two teachers averaged, fsdp2, sharded': lambda: pictures(True, 8, teachers=2, placement='sharded'),
     'looked at, ddp, sharded': lambda: pictures(teachers=3, teachers_per_batch=1, placement='sharded', check_batches=2),
     'accumulated on tokens, ddp': lambda: words(tokens=True),
@@ -148,6 +152,19 @@ def by_rank():
         )
         results['gradients'] = {name: (4 * first[name] + 8 * second[name]) / 12 for name in first}
     return results
+
+
+def bookkeeping():
+    """What FSDP2 keeps of the forwards of a teacher that never has a backward, and where `auto` puts teachers by rank."""
+    kd = Distillation(flat(1), placement='sharded')
+    data = DataLoader(images(48), batch_size=8, sampler=DistributedSampler(images(48)))
+    trainer(kd, model=student(), data=data, max_duration='6ba').fit()
+    state = kd.teachers[0].module._get_fsdp_state() if dist.get_world_size() > 1 else None
+    kept = len(state._comm_ctx.post_forward_order) if state is not None else 0
+    placement.device_memory = lambda state: 1
+    by_rank = Distillation([flat(seed) for seed in (1, 2, 3)], sampling='by_rank')
+    trainer(by_rank, model=student(), data=data, max_duration='1ba')
+    return {'kept': kept, 'by_rank': [teacher.placement for teacher in by_rank.teachers]}
 
 
 def choices():
@@ -296,7 +313,7 @@ def sam():
 
 
 CASES = ('equal', 'sam', 'choices', 'by_rank', 'out_of_memory', 'not_finite', 'differing', 'selective', 'events',
-         'round_trip')
+         'round_trip', 'bookkeeping')
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')

@@ -83,6 +83,14 @@ def test_by_rank_takes_turns_where_ranks_are_too_few(results):
     assert first['told'] == [(4, 16)] * 3
 
 
+def test_a_sharded_teacher_leaves_no_growing_list_behind(results):
+    assert results[2]['bookkeeping']['kept'] == 0
+
+
+def test_teachers_by_rank_are_never_sharded(results):
+    assert results[2]['bookkeeping']['by_rank'] == ['replicated'] * 3
+
+
 def test_by_rank_is_a_mean_over_samples_each_taught_by_its_rank(results):
     assert_close(results[1]['by_rank']['gradients'], results[2]['by_rank']['gradients'])
 

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from composer_kd.recipes import recipe_digest
 from composer_kd.recipes.folder import claim_folder
@@ -12,7 +13,7 @@ def claimed(tmp_path):
     folder = RunFolder(tmp_path / 'a')
     claim(recipe(folder.path))
     folder.checkpoints.mkdir()
-    (folder.checkpoints / 'ep1-ba6-rank0.pt').write_text('weights')
+    torch.save({}, folder.checkpoints / 'ep1-ba6-rank0.pt')
     folder.logs.mkdir()
     (folder.path / 'notes.txt').write_text('mine')
     return folder

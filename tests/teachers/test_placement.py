@@ -25,14 +25,15 @@ pytestmark = pytest.mark.filterwarnings('ignore:Teacher .* no better than', 'ign
     ([99, 8, 1], 8, True, True, ['replicated', 'sharded', 'host']),
 ])
 def test_auto_goes_by_size(sizes, ranks, gpu, shardable, expected):
-    assert settle('auto', sizes, 100, ranks, gpu, shardable) == expected
+    assert settle('auto', sizes, 100, ranks, gpu, [shardable] * len(sizes)) == expected
 
 
 @pytest.mark.parametrize('asked', ['replicated', 'host'])
 def test_what_is_asked_for_is_given(asked):
-    assert settle(asked, [1, 10**12], 100, 8, True) == [asked] * 2
-    assert settle('sharded', [1, 2], 100, 8, True) == ['sharded'] * 2
-    assert settle('sharded', [1, 2], 100, 1, True) == ['replicated'] * 2, 'on one rank the part is the whole'
+    assert settle(asked, [1, 10**12], 100, 8, True, [True, False]) == [asked] * 2
+    assert settle('sharded', [1, 2], 100, 8, True, [True] * 2) == ['sharded'] * 2
+    assert settle('sharded', [1, 2], 100, 1, True, [True] * 2) == ['replicated'] * 2, 'on one rank the part is the whole'
+    assert settle('auto', [60, 60, 60], 50, 8, True, [True, False, True]) == ['sharded', 'host', 'sharded']
 
 
 def test_auto_looks_at_the_size_of_the_teacher_and_the_memory(monkeypatch):
@@ -43,7 +44,7 @@ def test_auto_looks_at_the_size_of_the_teacher_and_the_memory(monkeypatch):
     kd = Distillation(big)
     trainer(kd)
     (asked, sizes, room, ranks, gpu, shardable), = chosen
-    assert (asked, sizes, room, ranks, gpu, shardable) == ('auto', [place.size_of(big)], place.size_of(big), 1, False, True)
+    assert (asked, sizes, room, ranks, gpu, shardable) == ('auto', [place.size_of(big)], place.size_of(big), 1, False, [True])
     assert kd.teachers[0].placement == 'host'
 
 
@@ -90,6 +91,41 @@ def test_weights_lie_at_home_but_while_they_are_used(monkeypatch, model, smalles
         assert max(away) < len(homes), 'and not all of it'
     assert {name: value.data_ptr() for name, value in model.state_dict().items()} == homes
     assert digest_of(model) == digest
+
+
+def test_a_buffer_that_several_layers_share_is_brought_with_the_model(monkeypatch):
+    monkeypatch.setattr(place, 'SMALLEST_BLOCK', 1)
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer('table', torch.ones(4), persistent=False)
+
+    class Layer(nn.Module):
+        def __init__(self, shared):
+            super().__init__()
+            self.linear, self.shared = nn.Linear(4, 4), shared
+
+        def forward(self, x):
+            away.append((self.linear.weight.data_ptr() != homes[id(self.linear.weight)],
+                         self.shared.table.data_ptr() != homes[id(self.shared.table)]))
+            return self.linear(x) * self.shared.table
+
+    table = Table()
+    model, away = nn.Sequential(*(Layer(table) for _ in range(3))), []
+    homes = {id(tensor): tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    place.bring_when_used(model, torch.device('cpu'))
+    model(torch.zeros(1, 4))
+    assert away == [(True, True)] * 3
+
+
+def test_autocast_keeps_no_copy_of_what_is_brought():
+    """It keeps those of parameters that could learn until the forward is over: the whole teacher, in the end."""
+    lent = network(seed=9)
+    kd = Distillation(lent, placement='host')
+    trainer(kd)
+    assert not any(parameter.requires_grad for parameter in kd.teachers[0].module.parameters())
+    assert all(parameter.requires_grad for parameter in lent.parameters())
 
 
 def test_weights_go_home_after_an_error_too():
@@ -148,8 +184,8 @@ def test_masked_positions_are_found_again_in_the_parts(size):
     positions = labelled(batch['labels'], -100)
     positions = positions[torch.randperm(len(positions))]
     whole = teacher.outputs(batch, positions)
-    split = lambda b, s: [{k: v[i:i + s] for k, v in b.items()} for i in range(0, 12, s)]  # noqa: E731
-    parts = _parts(batch, positions, size, split, None)
+    parts = _parts(batch, positions, size, None)
+    assert len(parts) == -(-12 // size)
     joined = _joined([teacher.outputs(part, where) for part, where, _ in parts], [places for _, _, places in parts])
     torch.testing.assert_close(joined, whole, rtol=1e-5, atol=1e-6)
 
@@ -158,8 +194,10 @@ def test_a_pinned_digest_is_held_against_the_teacher():
     teacher = network(seed=9)
     digest = digest_of(teacher)
     trainer(Distillation({'module': teacher, 'digest': digest[:8]}))
-    with pytest.raises(ValueError, match=rf'teachers\[0\]\.digest: .* was to have the digest 00000000, and has {digest[:16]}'):
+    with pytest.raises(ValueError, match=rf'teachers\[0\] .*\.digest: .* was to have the digest 00000000, and has {digest[:16]}'):
         trainer(Distillation({'module': network(seed=9), 'digest': '00000000'}))
+    with pytest.raises(ValueError, match=r"teachers\[0\] \('teacher0'\)\.digest: "):
+        Distillation({'module': network(seed=9), 'digest': '00000000'}).check_teachers(classifier())
     for wrong in ('123', 'XYZ12345', 12345678):
         with pytest.raises(ValueError, match=r'teachers\[0\]\.digest: expected 8 or more'):
             Distillation({'module': teacher, 'digest': wrong})

@@ -116,7 +116,7 @@ class Store(ObjectStore):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     made = Store(tmp_path / 'bucket')
-    monkeypatch.setattr('composer_kd.teachers.weights.maybe_create_object_store_from_uri', lambda uri: made)
+    monkeypatch.setattr('composer_kd.teachers.fetch.maybe_create_object_store_from_uri', lambda uri: made)
     made.root.mkdir()
     return made
 

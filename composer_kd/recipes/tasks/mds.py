@@ -69,6 +69,11 @@ def read_index(folder: str | Path, where: str = 'path') -> MdsIndex:
             f"{where}: '{file}' is not the index of MDS shards ({type(error).__name__}: {error}). Convert the data "
             'again or copy it anew.',
         ) from error
+    if 'pkl' in columns.values():
+        raise ValueError(
+            f"{where}: the MDS shards in '{folder}' hold pickled columns, which run code of whoever made them when "
+            'they are read. Convert the data anew, with columns of plain types.',
+        )
     if not samples:
         raise ValueError(f"{where}: the MDS shards in '{folder}' hold no samples.")
     return MdsIndex(samples, size, columns, len(shards))

@@ -163,3 +163,10 @@ def test_from_a_remote_folder_into_a_cache(data, tmp_path):
 def test_attributes_are_set_for_training_and_evaluation(data):
     assert loader(data, attributes={'num_classes': 3}).dataset.num_classes == 3
     assert loader(data, split='val', train=False, attributes={'vocabulary': 'v'}).dataset.vocabulary == 'v'
+
+
+def test_pickled_columns_are_refused_unread(tmp_path):
+    with MDSWriter(out=str(tmp_path / 'train'), columns={'x': 'pkl'}) as writer:
+        writer.write({'x': {1: 2}})
+    with pytest.raises(ValueError, match='hold pickled columns, which run code of whoever made them'):
+        read_index(tmp_path / 'train')
