@@ -65,17 +65,18 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 
 class Launch:
-    """``composer -n 2 scripts/train.py RECIPE`` and all the processes that belong to it.
+    """``composer -n RANKS scripts/train.py RECIPE`` and all the processes that belong to it.
 
     Args:
         recipe: Path of the recipe; no other training may have it.
         log: Where output goes.
         script: In place of ``scripts/train.py``.
+        ranks: How many.
     """
 
-    def __init__(self, recipe: Path, log: Path, script: str) -> None:
+    def __init__(self, recipe: Path, log: Path, script: str, ranks: int = 2) -> None:
         self.recipe, self.log = recipe, log
-        command = [sys.executable, '-m', 'composer.cli.launcher', '-n', '2', str(ROOT / script), str(recipe)]
+        command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(ranks), str(ROOT / script), str(recipe)]
         environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
         with open(log, 'wb') as file:
             self.process = subprocess.Popen(
@@ -154,14 +155,14 @@ class Student:
         self.folder = RunFolder(root / plain['run_folder'])
         self._launches = 0
 
-    def start(self) -> Launch:
+    def start(self, ranks: int = 2) -> Launch:
         """Give the command."""
         self._launches += 1
-        return Launch(self.path, self.root / f'launch{self._launches}.log', self.script)
+        return Launch(self.path, self.root / f'launch{self._launches}.log', self.script, ranks)
 
-    def run(self) -> tuple[int, str]:
+    def run(self, ranks: int = 2) -> tuple[int, str]:
         """Give the command and wait; exit status and output."""
-        launch = self.start()
+        launch = self.start(ranks)
         return launch.end(), launch.text()
 
     def batch(self) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from composer_kd.teachers import read_weights
+from tests.distributed.launches import Student
 from tests.distributed.rank_script import student
 
 pytestmark = pytest.mark.distributed
@@ -72,3 +74,18 @@ def test_checkpoints_hold_the_student_alone(results, kind, run):
     books = json.loads(state['books'])
     assert [origin for _, origin, _, _ in books['teachers']] == ['module:Sequential'] * 3
     assert all(len(digest) == 64 for _, _, digest, _ in books['teachers'])
+
+
+def test_a_run_killed_on_two_ranks_goes_on_with_one(tmp_path, teachers, alone, interrupted):
+    """By its recipe and the launcher alone: same schedule, same teachers, a record of the whole."""
+    shutil.copytree(interrupted, tmp_path / 'resumed', symlinks=True)
+    other = Student(tmp_path / 'resumed', teachers)
+    assert other.folder.read_record().status == 'unfinished'
+    status, text = other.run(ranks=1)
+    assert status == 0, text
+    record, straight = other.folder.read_record(), alone.folder.read_record()
+    assert (record.status, record.world_size, record.batches) == ('finished', 1, straight.batches)
+    assert (record.samples, straight.world_size) == (straight.samples, 2)
+    assert record.kd.active_batches == straight.kd.active_batches
+    assert [(t.batches, t.samples) for t in record.teachers] == [(t.batches, t.samples) for t in straight.teachers]
+    assert [e.batch for e in record.evaluations] == [e.batch for e in straight.evaluations]

@@ -49,7 +49,7 @@ def link(folder, name):
 
 def after(run, **changes):
     """Where the link leads after mending, and what else is there."""
-    _, folder = run
+    made, folder = run
     mend(made.model_copy(update=changes))
     there = os.readlink(folder / LINK) if (folder / LINK).is_symlink() else None
     return there, sorted(path.name for path in folder.iterdir() if path.name != LINK)
