@@ -275,6 +275,8 @@ def _check_values(entry: LossSpec, settings: Mapping[str, Any], where: str) -> N
             continue
         try:
             check(value)
+        except OverflowError:
+            raise ValueError(f'{where}: {key}: expected a number that a float can hold, got {value!r}.') from None
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f'{where}: {error}') from error

@@ -20,6 +20,20 @@ def snake_case(name: str) -> str:
     return re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', '_', name).lower()
 
 
+def is_text(value: str) -> bool:
+    r"""Whether it can be written to a file: it holds no half of a character.
+
+    Example:
+        >>> is_text('Größe'), is_text('\ud800')
+        (True, False)
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def nearest(name: object, valid: Iterable[str]) -> str:
     """A sentence that offers the valid name nearest to ``name``, or an empty string if none is near."""
     close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)
@@ -156,7 +170,7 @@ def split_named(value: str | Mapping[str, Any], where: str) -> tuple[str, dict[s
     """``'x'``, ``{'name': 'x', 'a': 1}`` as ``('x', {'a': 1})``.
 
     Raises:
-        TypeError: If ``value`` is neither a string nor a mapping.
+        TypeError: If ``value`` is neither a string nor a mapping, or its ``name`` is no string.
         ValueError: If the mapping has no ``name``.
     """
     if isinstance(value, str):
@@ -167,7 +181,10 @@ def split_named(value: str | Mapping[str, Any], where: str) -> tuple[str, dict[s
     if 'name' not in settings:
         came = ', '.join(map(repr, settings)) or 'an empty mapping'
         raise ValueError(f"{where}: expected the key 'name', got {came}.")
-    return str(settings.pop('name')), settings
+    name = settings.pop('name')
+    if not isinstance(name, str):
+        raise TypeError(f'{where}.name: expected a string, got {type(name).__name__}: {name!r}.')
+    return name, settings
 
 
 def described(value: Any, depth: int = 6) -> str:

@@ -16,8 +16,12 @@ from functools import cached_property
 
 from composer.core import Time, Timestamp, TimeUnit
 
+from composer_kd.times import parse_time
+
 SAMPLING = ('random', 'round_robin', 'by_rank')
 
+_SMALLEST = 2.0**-54
+"""In the place of a drawn zero, which has no logarithm."""
 
 _HANDS = {unit: unit.name.lower() for unit in TimeUnit}
 
@@ -31,13 +35,14 @@ class Clock:
     sample: int = 0
     token: int = 0
     iteration: int = 0
+    batch_in_epoch: int = 0
 
     @classmethod
     def of(cls, timestamp: Timestamp) -> Clock:
         """The clock of a Composer timestamp."""
         return cls(
             timestamp.batch.value, timestamp.epoch.value, timestamp.sample.value, timestamp.token.value,
-            timestamp.iteration.value,
+            timestamp.iteration.value, timestamp.batch_in_epoch.value,
         )
 
     def read(self, unit: TimeUnit) -> int:
@@ -68,38 +73,6 @@ class Bound:
         if self.unit == TimeUnit.EPOCH and batches_per_epoch is not None:
             return self.value * batches_per_epoch
         return None
-
-
-def parse_time(value: str | int | Time[int] | Time[float], where: str, bare: TimeUnit = TimeUnit.BATCH) -> Time[float]:
-    """A Composer time string as a :class:`composer.core.Time`.
-
-    Args:
-        value: ``'3ep'``, ``'100ba'``, ``'1e6sp'``, ``'1e9tok'``, ``'0.5dur'``, ``'2iter'``, a ``Time`` or a number.
-        where: What it is for, for messages.
-        bare: The unit of a bare number.
-
-    Raises:
-        ValueError: For a string that is no time, a negative time, a fraction of the duration above one, and wall-clock
-            time, which no two ranks and no two runs agree on.
-    """
-    try:
-        time = None if isinstance(value, bool) or value == '' else Time.from_input(value, bare)
-    except (ValueError, TypeError, RuntimeError):
-        time = None
-    if time is None:
-        raise ValueError(
-            f"{where}: expected a Composer time string such as '0.25dur', '3ep', '100ba', '5000sp' or '1e6tok' with a "
-            f'whole number (a fraction for dur), got {value!r}.',
-        )
-    if time.unit == TimeUnit.SECOND:
-        raise ValueError(
-            f'{where}: got the wall-clock time {value!r}; no two ranks and no two runs agree on it, so it cannot be '
-            'repeated or resumed. Use ep, ba, sp, tok, iter or dur.',
-        )
-    if time.value < 0 or (time.unit == TimeUnit.DURATION and time.value > 1):
-        limits = 'between 0dur and 1dur' if time.unit == TimeUnit.DURATION else '0 or more'
-        raise ValueError(f'{where}: expected a time {limits}, got {value!r}.')
-    return time
 
 
 def resolve(time: Time[float], max_duration: Time[int], batches_per_epoch: int | None, where: str) -> Bound:
@@ -241,12 +214,26 @@ def choose(
     if count >= total:
         return tuple(range(total))
     if sampling in ('round_robin', 'by_rank'):
-        passed = clock.batch - anchor.batch
-        turn = passed // interval.every if interval.unit == TimeUnit.BATCH else passed
+        turn = _turn(clock, anchor, interval)
         return _in_turn(turn * ranks + rank if sampling == 'by_rank' else turn, count, total)
-    # log(u)/w orders as u^(1/w) does, without underflow for small weights.
-    keys = [math.log(max(uniform(seed, clock.batch, f'teacher {i}'), 1e-300)) / w for i, w in enumerate(weights)]
-    return tuple(sorted(sorted(range(total), key=lambda i: keys[i], reverse=True)[:count]))
+    # log(-log(u)) - log(w) orders as u^(1/w) does the other way round, without overflow for any weights.
+    draws = [max(uniform(seed, clock.batch, f'teacher {i}'), _SMALLEST) for i in range(total)]
+    keys = [math.log(-math.log(draw)) - math.log(weight) for draw, weight in zip(draws, weights, strict=True)]
+    return tuple(sorted(sorted(range(total), key=lambda i: keys[i])[:count]))
+
+
+def _turn(clock: Clock, anchor: Anchor, interval: Interval) -> int:
+    """How many batches before this one the interval has left."""
+    passed = clock.batch - anchor.batch
+    if interval.unit == TimeUnit.BATCH:
+        return passed // interval.every
+    if clock.epoch == anchor.epoch:
+        return passed
+    # Epochs are of one length, which the clock tells even where the dataloader does not.
+    length = (clock.batch - clock.batch_in_epoch) // clock.epoch
+    first = (anchor.epoch + 1) * length - anchor.batch
+    rounds = (clock.epoch - anchor.epoch) // interval.every
+    return first + (rounds - 1) * length + clock.batch_in_epoch
 
 
 def askers(

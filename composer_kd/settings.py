@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ from composer_kd.batches import Key, LogitsKey
 from composer_kd.guard import ON_NONFINITE
 from composer_kd.losses import Loss, make_loss
 from composer_kd.names import described, nearest
-from composer_kd.schedule import SAMPLING, Interval, parse_time
+from composer_kd.schedule import SAMPLING, Interval
 from composer_kd.teachers import PLACEMENTS, TeacherSpec, parse_teachers
 from composer_kd.term import COMBINE
+from composer_kd.times import parse_time
 from composer_kd.values import Value
 
 ON_CHANGE = ('error', 'warn')
@@ -57,7 +58,7 @@ def _canonical(
         'loss': f"{'kl_divergence' if loss.name == 'forward_kl' else loss.name} {described(settings)}",
         'kd_loss_weight': weight.source,
         'interval': f'{interval.every}{interval.unit.value}',
-        **{key: f'{time.value:g}{time.unit.value}' for key, time in zip(('start', 'end'), window, strict=True)},
+        **{key: str(time).replace('.0dur', 'dur') for key, time in zip(('start', 'end'), window, strict=True)},
         'logits_key': ', '.join(described(s.logits_key if s.logits_key is not None else logits_key) for s in specs),
     }
 
@@ -109,7 +110,7 @@ class Settings:
         heat = kd_loss.settings.get('temperature')
         scheduled = heat is not None and not isinstance(heat, (int, float))
         if isinstance(base_loss_weight, bool) or not isinstance(base_loss_weight, (int, float)) or not (
-            0 <= base_loss_weight < math.inf
+            0 <= base_loss_weight <= sys.float_info.max
         ):
             raise ValueError(f'base_loss_weight: expected a finite number of 0 or more, got {base_loss_weight!r}.')
         first, last = parse_time(start, 'start'), parse_time(end, 'end')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +44,7 @@ class Value:
         self.constant: float | None = None
         self._scheduler: Callable[[Any], float] | None = None
         if isinstance(spec, (int, float)) and not isinstance(spec, bool):
-            self.constant = self._checked(float(spec), '')
+            self.constant = self._checked(spec, '')
         elif isinstance(spec, Mapping):
             if len(spec) != 1:
                 raise ValueError(
@@ -53,6 +53,11 @@ class Value:
                 )
             (name, settings), = spec.items()
             check_keys({name: None}, SCHEDULERS.names(), where)
+            if settings is not None and not isinstance(settings, Mapping):
+                raise TypeError(
+                    f"{where}.{name}: expected a mapping of the scheduler's settings, got {type(settings).__name__}: "
+                    f'{settings!r}.',
+                )
             self._scheduler = build(SCHEDULERS, str(name), settings, f'{where}.{name}')
         elif callable(spec):
             self._scheduler = spec
@@ -68,9 +73,9 @@ class Value:
         else:
             assert self._at_least is not None
             fine, limit = value >= self._at_least, f'of {self._at_least:g} or more'
-        if not (fine and math.isfinite(value)):
+        if not (fine and value <= sys.float_info.max):
             raise ValueError(f'{self.where}: expected a finite number {limit}, got {value!r}{when}.')
-        return value
+        return float(value)
 
     def at(self, state: State) -> float:
         """The value for the batch that ``state`` is at.

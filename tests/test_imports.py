@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / 'composer_kd'
 ROOMS = [
     ['names'],
     ['functional'],
-    ['losses', 'components', 'runs'],
+    ['losses', 'components', 'runs', 'times'],
     ['schedule', 'values', 'batches', 'meter'],
     ['models'],
     ['teachers'],

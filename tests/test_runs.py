@@ -212,6 +212,24 @@ def test_torn_or_foreign_record(tmp_path, text):
     assert_helpful(error, tmp_path, 'record.json', 'Copy the folder again')
 
 
+@pytest.mark.parametrize(('before', 'after', 'told'), [
+    ('"batches": 0', '"batches": ' + '9' * 30, r'\(batches: a number of more than 64 bits\)'),
+    ('"cpu": ""', '"cpu": "\\ud800"', r'\(hardware\.cpu: halves of characters\)'),
+    ('"tags": {}', '"tags": {"\\ud800": "a"}', r'\(tags\.\\ud800: halves of characters\)'),
+    ('"teachers": []', '"teachers": [{"name": "a", "origin": "a\\u0000"}]', r'\(teachers\.0\.origin: .*a path holds no NUL\)'),
+    ('"tags": {}', '"tags": ' + '[' * 3000, r'\(it is nested too deeply\)'),
+    (f'"version": {SCHEMA_VERSION}', '"version": true', "an integer 'version'"),
+])
+def test_a_record_that_nobody_wrote(tmp_path, before, after, told):
+    folder = RunFolder(tmp_path)
+    text = Record(run_name='a', started_at='', updated_at='').to_json()
+    assert before in text
+    folder.record_path.write_text(text.replace(before, after))
+    with pytest.raises(ValueError, match=told) as error:
+        folder.read_record()
+    assert_helpful(error, tmp_path, 'record.json', 'Copy the folder again')
+
+
 def test_record_that_is_not_text(tmp_path):
     folder = RunFolder(tmp_path)
     folder.record_path.write_bytes(b'\xff\xfe\x80')

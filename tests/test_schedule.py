@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from composer_kd import schedule
 from composer_kd.schedule import Anchor, Bound, Clock, Interval, Window
+from composer_kd.times import parse_time
 
 
 def clocks(sizes, length):
@@ -20,7 +21,7 @@ def clocks(sizes, length):
 
 
 def window_of(start, end, duration, length):
-    bounds = [schedule.resolve(schedule.parse_time(t, 't'), duration, length, 't') for t in (start, end)]
+    bounds = [schedule.resolve(parse_time(t, 't'), duration, length, 't') for t in (start, end)]
     return Window(*bounds)
 
 
@@ -56,7 +57,7 @@ def test_a_share_of_the_duration_in_any_unit(duration, expected):
 
 def test_tenths_are_exact():
     for tenth in range(11):
-        bound = schedule.resolve(schedule.parse_time(f'0.{tenth}dur' if tenth < 10 else '1dur', 't'),
+        bound = schedule.resolve(parse_time(f'0.{tenth}dur' if tenth < 10 else '1dur', 't'),
                                  Time(3, TimeUnit.EPOCH), 10, 't')
         assert bound.value == 3 * tenth
 
@@ -122,6 +123,21 @@ def test_round_robin_takes_turns_over_the_batches_that_are_on():
     assert every == [(0,), (1,), (2,), (0,)]
 
 
+def test_round_robin_over_every_second_epoch_leaves_out_no_teacher():
+    def asked(batch, length, first=0):
+        clock = Clock(batch, batch // length, batch_in_epoch=batch % length)
+        return schedule.choose(clock, Anchor(first, first // length), Interval.parse('2ep'), [1] * 2, 1, 'round_robin', 0)[0]
+
+    assert [asked(batch, 1) for batch in (0, 2, 4, 6)] == [0, 1, 0, 1]
+    assert [asked(batch, 3) for batch in (0, 1, 2, 6, 7, 8, 12)] == [0, 1, 0, 1, 0, 1, 0]
+    assert [asked(batch, 3, first=1) for batch in (1, 2, 6, 7, 8, 12)] == [0, 1, 0, 1, 0, 1], 'begun amid an epoch'
+
+
+def test_the_smallest_weights_are_drawn_as_often_as_each_other():
+    seen = Counter(draws([5e-324, 5e-324], 1, 'random', 1000))
+    assert abs(seen[0,] - 500) < 100
+
+
 def test_all_teachers_where_there_are_no_more():
     assert draws([1, 1], 2, 'random', 2) == [(0, 1), (0, 1)]
 
@@ -136,16 +152,17 @@ def test_no_generator_is_disturbed():
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
-@pytest.mark.parametrize('value', ['', 'soon', '1.5ep', '-1ba', '1.2dur', '-0.1dur', True, None, '10', 1.5])
+@pytest.mark.parametrize('value', ['', 'soon', '1.5ep', '-1ba', '1.2dur', '-0.1dur', True, None, '10', 1.5,
+                                   'infba', 'nandur', 'infdur', '1e400sp', 2**63, 10**400])
 def test_a_bad_time_is_refused_by_name(value):
     with pytest.raises(ValueError, match=r'start: expected a'):
-        schedule.parse_time(value, 'start')
+        parse_time(value, 'start')
 
 
 @pytest.mark.parametrize('value', ['90sec', '1h30m', '3s'])
 def test_wall_clock_time_is_refused_with_the_reason(value):
     with pytest.raises(ValueError, match='no two ranks'):
-        schedule.parse_time(value, 'end')
+        parse_time(value, 'end')
 
 
 @pytest.mark.parametrize('value', [0, -2, '0ba', '3sp', '0.5dur', 'often'])
@@ -156,7 +173,7 @@ def test_a_bad_interval_is_refused(value):
 
 def test_a_share_of_epochs_needs_their_length():
     with pytest.raises(ValueError, match='this dataloader has no length'):
-        schedule.resolve(schedule.parse_time('0.5dur', 'end'), Time(2, TimeUnit.EPOCH), None, 'end')
+        schedule.resolve(parse_time('0.5dur', 'end'), Time(2, TimeUnit.EPOCH), None, 'end')
 
 
 @settings(deadline=None)

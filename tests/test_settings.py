@@ -22,6 +22,14 @@ pair = [nn.Linear(2, 2), nn.Linear(2, 2)]
     ({'kd_loss_weight': 'lots'}, TypeError, "kd_loss_weight: expected a number, a Composer scheduler.*'lots'"),
     ({'kd_loss_weight': {'linear': {}, 'constant': {}}}, ValueError, 'expected a number or one scheduler'),
     ({'kd_loss_weight': float('nan')}, ValueError, 'kd_loss_weight'),
+    ({'kd_loss_weight': 10**400}, ValueError, 'kd_loss_weight: expected a finite number'),
+    ({'kd_loss_weight': {'linear': 0.5}}, TypeError, r"kd_loss_weight\.linear: expected a mapping of the scheduler's settings, got float"),
+    ({'kd_loss_weight': {'linear': []}}, TypeError, r'kd_loss_weight\.linear: expected a mapping'),
+    ({'base_loss_weight': 10**400}, ValueError, 'base_loss_weight: expected a finite number'),
+    ({'loss': {'name': 'kl_divergence', 'temperature': 10**400}}, ValueError, 'temperature: expected a number that a float can hold'),
+    ({'loss': {'name': ['kl_divergence']}}, TypeError, r'loss\.name: expected a string, got list'),
+    ({'start': 'nandur'}, ValueError, "start: expected a Composer time string.*'nandur'"),
+    ({'end': 'infba'}, ValueError, "end: expected a Composer time string.*'infba'"),
     ({'base_loss_weight': -1}, ValueError, 'base_loss_weight: expected a finite number of 0 or more, got -1'),
     ({'base_loss_weight': '1'}, ValueError, 'base_loss_weight'),
     ({'start': 'later'}, ValueError, "start: expected a Composer time string.*'later'"),
@@ -110,3 +118,9 @@ def test_a_teacher_that_fsdp_cannot_shard_is_named():
         trainer(Distillation(odd, placement='sharded'))
     with pytest.raises(ValueError, match="'teacher0' cannot be 'sharded', as its parameters are of several types"):
         trainer(Distillation(nn.Sequential(network(seed=9), nn.Linear(5, 5).double()), placement='sharded'))
+
+
+def test_a_checkpoint_tells_long_times_apart():
+    books = [Distillation(nn.Linear(2, 2), end=end).state_dict()['books'] for end in ('1234567ba', '1234568ba')]
+    assert '1234567ba' in books[0]
+    assert books[0] != books[1]

@@ -149,7 +149,7 @@ def build_teacher(
         missing = _from(str(error), where)
         if kind == 'run' and not Path(str(item['run'])).exists():
             missing = f"there is no run '{item['run']}' on this machine."
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:  # the last for a path too long to be one
         missing = _from(str(error), where)
         if kind != 'run':
             return Built(name, weight, origin, wrong=missing)
@@ -186,6 +186,6 @@ def _recipe_of_run(folder: str, neighbours: Neighbours) -> tuple[Any, Mapping[st
     try:
         said = RunFolder(folder).read_recipe()
         return said.get('model'), said.get('algorithms') or {}, ''
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         found = neighbours.making(folder)
     return (None, {}, '') if found is None else (found[1].model, found[1].algorithms, found[0])

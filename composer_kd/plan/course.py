@@ -42,8 +42,8 @@ class Course:
     def clock(self, batch: int) -> Clock:
         """The clock at the start of that batch, counted from 0."""
         samples = batch * self.batch_size
-        epoch = 0 if self.batches_per_epoch is None else batch // self.batches_per_epoch
-        return Clock(batch, epoch, samples, samples * self.tokens)
+        epoch, in_epoch = (0, batch) if self.batches_per_epoch is None else divmod(batch, self.batches_per_epoch)
+        return Clock(batch, epoch, samples, samples * self.tokens, batch_in_epoch=in_epoch)
 
     def in_batches(self, time: Time[Any] | str | int) -> Fraction | None:
         """A span of the training in batches (a bare number is epochs); ``None`` where that is not known.

@@ -8,8 +8,9 @@ from typing import Any
 from composer_kd import schedule
 from composer_kd.plan.course import Course
 from composer_kd.plan.result import Distilling, Model
-from composer_kd.schedule import Anchor, Interval, Window, parse_time
+from composer_kd.schedule import Anchor, Interval, Window
 from composer_kd.teachers import AUTO_SHARE, settle
+from composer_kd.times import parse_time
 
 
 def window_of(course: Course, settings: Mapping[str, Any]) -> Window:

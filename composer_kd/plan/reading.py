@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from composer_kd.names import split_named
 from composer_kd.plan.result import Data, Problem
 from composer_kd.recipes import Recipe
+from composer_kd.recipes.parts import told_at
 from composer_kd.recipes.tasks.registry import DATA, SHAPES
 
 
@@ -52,15 +54,15 @@ def _read(where: str, spec: Mapping[str, Any]) -> Source:
     data, batch = Data(name=name, note='nothing is known of its shape'), None
     if name in SHAPES:
         try:
-            shape = SHAPES[name](train, **settings)
+            shape = told_at(where, name, DATA.get(name), partial(SHAPES[name], train, **settings))
             data = Data(
                 name=name, samples=shape.samples, tokens=shape.tokens, disk_bytes=shape.disk_bytes, note=shape.note,
             )
             batch = shape.batch
         except FileNotFoundError as error:
-            problems.append(_problem('warning', where, error))
+            problems.append(_problem('warning', error))
         except (ValueError, TypeError) as error:
-            problems.append(_problem('error', where, error))
+            problems.append(_problem('error', error))
     path = settings.get('path')
     if not problems and isinstance(path, str) and settings.get('remote') is None and not Path(path).exists():
         problems.append(Problem(
@@ -72,9 +74,6 @@ def _read(where: str, spec: Mapping[str, Any]) -> Source:
     return Source(where, size, int(settings.get('num_workers') or 0), data, batch, problems, place)
 
 
-def _problem(level: Any, where: str, error: Exception) -> Problem:
-    told = ' '.join(str(error).split())
-    setting, _, rest = told.partition(': ')
-    if rest and setting.isidentifier():
-        return Problem(level=level, where=f'{where}.{setting}', told=rest)
+def _problem(level: Any, error: Exception) -> Problem:
+    where, _, told = str(error).partition(': ')
     return Problem(level=level, where=where, told=told)

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
-from composer.core import Precision
+from composer.core import Precision, TimeUnit
 from composer.distributed import DDPSyncStrategy
 from composer.profiler import Profiler, cyclic_schedule
 from composer.utils.parallelism import FSDP2Config, FSDPConfig, TPConfig
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, model_validator
 
 from composer_kd.names import nearest, refuse_unknown, split_named
-from composer_kd.recipes.hints import check_types, hints_of, is_time
+from composer_kd.recipes.hints import check_types, hints_of
+from composer_kd.recipes.layers import refuse_what_no_file_holds
+from composer_kd.times import read_time
 
 
 class Strict(BaseModel):
@@ -28,6 +30,7 @@ class Strict(BaseModel):
         if not isinstance(data, Mapping):
             raise ValueError(f'expected a mapping, got {type(data).__name__}: {data!r}.')
         refuse_unknown(data, cls.model_fields)
+        refuse_what_no_file_holds(data)
         return data
 
 
@@ -37,11 +40,12 @@ def _whole(value: Any) -> bool:
 
 def _time(words: str, least: int) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        # Composer counts evaluations, checkpoints and durations in its clocks, and refuses seconds as one of them.
-        ok = (_whole(value) and value >= least) or (
-            isinstance(value, str) and is_time(value) and not value.endswith('sec') and not value.startswith('-')
-        )
-        if not ok:
+        time = read_time(value, TimeUnit.EPOCH) if isinstance(value, (int, str)) else None
+        # Composer counts evaluations, checkpoints and durations in its clocks, and refuses seconds as one of them; a
+        # duration cannot be a share of itself, and an interval that is no part of it is divided by in the training.
+        if time is None or time.unit == TimeUnit.SECOND or (
+            least > 0 or not 0 < time.value <= 1 if time.unit == TimeUnit.DURATION else time.value < least
+        ):
             raise ValueError(f'expected {words}, got {value!r}.')
         return value
     return check
@@ -66,12 +70,22 @@ def _component(value: Any) -> dict[str, Any]:
     try:
         name, settings = split_named(value, '@')
     except (TypeError, ValueError) as error:
-        raise ValueError(str(error).removeprefix('@: ')) from None
+        raise ValueError(str(error).removeprefix('@').removeprefix(': ')) from None
     return {'name': name, **settings}
 
 
+def _several(value: list[Any]) -> list[dict[str, Any]]:
+    found = []
+    for index, item in enumerate(value):
+        try:
+            found.append(_component(item))
+        except ValueError as error:
+            raise ValueError(_under(f'[{index}]', error)) from None
+    return found
+
+
 def _schedulers(value: Any) -> Any:
-    return [_component(item) for item in value] if isinstance(value, list) else _component(value)
+    return _several(value) if isinstance(value, list) else _component(value)
 
 
 def _components(value: Any) -> dict[str, dict[str, Any]]:
@@ -89,7 +103,9 @@ def _components(value: Any) -> dict[str, dict[str, Any]]:
 def _data(value: Any) -> dict[str, Any]:
     data = _component(value)
     size = data.get('batch_size')
-    if size is not None and (not _whole(size) or size < 1):
+    if size is None:
+        data.pop('batch_size', None)
+    elif not _whole(size) or size < 1:
         raise ValueError(f'.batch_size: expected a whole number of 1 or more (over all ranks), got {size!r}.')
     return data
 
@@ -101,9 +117,9 @@ def _train_data(value: Any) -> dict[str, Any]:
     return data
 
 
-def _under(name: str, error: Exception) -> str:
+def _under(path: str, error: Exception) -> str:
     # A message that begins with a dot or a bracket goes on from the path it is told under.
-    return f'.{name}{error}' if str(error).startswith(('.', '[')) else f'.{name}: {error}'
+    return f'{path}{error}' if str(error).startswith(('.', '[')) else f'{path}: {error}'
 
 
 def _held_against(hints: Mapping[str, Any]) -> Callable[[Any], Any]:
@@ -144,17 +160,23 @@ def _profiler(value: Any) -> Any:
         try:
             _held_against(_CYCLE)(profiler.get('schedule'))
         except ValueError as error:
-            raise ValueError(_under('schedule', error)) from None
-        profiler['trace_handlers'] = _components(profiler.get('trace_handlers', {'json': {}}))
+            raise ValueError(_under('.schedule', error)) from None
+        try:
+            profiler['trace_handlers'] = _components(profiler.get('trace_handlers', {'json': {}}))
+        except ValueError as error:
+            raise ValueError(_under('.trace_handlers', error)) from None
     return profiler
 
 
 def _passes(value: Any) -> Any:
     if value is None:
         return None
-    passes = [_component(item) for item in (value if isinstance(value, list) else [value])]
-    for item in passes:
-        refuse_unknown(item, ('name', 'index'))
+    passes = _several(value if isinstance(value, list) else [value])
+    for place, item in enumerate(passes):
+        try:
+            refuse_unknown(item, ('name', 'index'))
+        except ValueError as error:
+            raise ValueError(_under(f'[{place}]', error)) from None
     return passes
 
 
@@ -183,4 +205,6 @@ ProfilerSettings = Annotated[dict[str, Any] | None, PlainValidator(_profiler)]
 Passes = Annotated[list[dict[str, Any]] | None, PlainValidator(_passes)]
 Fsdp = Annotated[dict[str, Any] | None, PlainValidator(_held_against(_annotations(FSDPConfig)))]
 Fsdp2 = Annotated[dict[str, Any] | None, PlainValidator(_held_against(_annotations(FSDP2Config)))]
-TensorParallel = Annotated[dict[str, Any] | None, PlainValidator(_held_against(_annotations(TPConfig)))]
+TensorParallel = Annotated[dict[str, Any] | None, PlainValidator(_held_against(
+    {**_annotations(TPConfig), 'layer_plan': Mapping[str, Any] | None},
+))]

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from composer.core import Time
+from composer.core import Time, TimeUnit
+
+from composer_kd.times import read_time
 
 _WORDS = {
     bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a string', type(None): 'null',
@@ -25,13 +27,7 @@ def is_time(value: object) -> bool:
         >>> is_time('0.5dur'), is_time('5 epochs')
         (True, False)
     """
-    if not isinstance(value, str):
-        return False
-    try:
-        Time.from_timestring(value)
-    except (ValueError, RuntimeError):
-        return False
-    return True
+    return isinstance(value, str) and read_time(value, TimeUnit.EPOCH) is not None
 
 
 def _members(hint: Any) -> list[Any]:
@@ -39,7 +35,8 @@ def _members(hint: Any) -> list[Any]:
         return [hint]
     members = [member for part in typing.get_args(hint) for member in _members(part)]
     # Where a time is welcome, a string has to be one: ``str | Time`` is how Composer spells "a time string".
-    return [member for member in members if member is not str] if Time in members else members
+    left_out = {str, torch.Tensor} if Time in members else {torch.Tensor}  # and no file holds a tensor
+    return [member for member in members if member not in left_out]
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -72,10 +69,11 @@ def _fits_one(value: Any, hint: Any) -> bool:
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return isinstance(value, Mapping)
     if inspect.isclass(origin) and issubclass(origin, (Sequence, set, frozenset)):
-        elements = [argument for argument in arguments if argument is not Ellipsis]
-        return isinstance(value, (list, tuple)) and (
-            not elements or all(any(fits(item, element) for element in elements) for item in value)
-        )
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and arguments and Ellipsis not in arguments:
+            return len(value) == len(arguments) and all(map(fits, value, arguments))
+        return not arguments or all(fits(item, arguments[0]) for item in value)
     return True
 
 

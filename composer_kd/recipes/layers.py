@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from composer_kd.names import is_text
 from composer_kd.recipes.errors import dotted
+
+_KEY = re.compile(r'[\w/-]+(\.[\w/-]+|\[[0-9]+\])*')
+_INDEX = re.compile(r'[0-9]{1,9}')
+_DEEPEST = 100
 
 # Where null is also how a file says "with its default settings", so a null that removes nothing must not pass.
 _MAPPINGS_OF_COMPONENTS = ('algorithms', 'callbacks', 'loggers')
@@ -64,15 +69,15 @@ def override(said: dict[str, Any], text: str) -> dict[str, Any]:
         {'optimizer': {'lr': 0.001}}
     """
     key, separator, value = text.partition('=')
-    if not separator or not re.fullmatch(r'[\w.\[\]/-]+', key) or key[0] == '-' or not _is_path(_path(key)):
+    if not separator or not _KEY.fullmatch(key) or key[0] == '-' or not _is_path(_path(key)):
         raise ValueError(
             f"'{text}': expected key=value with a dotted key, as in optimizer.lr=0.1 or "
             'algorithms.distillation.teachers[0].run=runs/a.',
         )
     try:
         plain = OmegaConf.to_container(OmegaConf.from_dotlist([f'value={value}']), resolve=False)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"'{text}': the value is not valid YAML: {' '.join(str(error).split())}.") from error
+    except Exception as error:
+        raise ValueError(f"'{text}': the value is not valid YAML: {_told(error)}.") from error
     assert isinstance(plain, dict)
     return place(said, key, plain['value'])
 
@@ -125,6 +130,41 @@ def resolve(said: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any
     return {str(key): value for key, value in resolved.items()}
 
 
+def refuse_what_no_file_holds(value: Any, path: tuple[str | int, ...] = ()) -> None:
+    """Refuse what could not be written to a run folder's ``recipe.yaml``, or not be made use of when it is read again.
+
+    Args:
+        value: What a file says.
+        path: Where that stands in the file.
+
+    Raises:
+        ValueError: With the path first, after a dot: validators of a nested mapping go on from their own.
+
+    Example:
+        >>> refuse_what_no_file_holds({'tags': {'a': b'1'}})
+        Traceback (most recent call last):
+        ValueError: .tags.a: expected plain data (strings, numbers, true, false, null, lists and mappings), got bytes...
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f'.{dotted((*path, str(key)))}: expected a string as key, got {key!r}; quote it.')
+            refuse_what_no_file_holds(item, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            refuse_what_no_file_holds(item, (*path, index))
+    elif isinstance(value, str):
+        if not is_text(value) or '\0' in value:
+            raise ValueError(f'.{dotted(path)}: expected text, got {value!r}, with characters that no path can have.')
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise ValueError(f'.{dotted(path)}: expected a number that fits into 64 bits, got one of {value.bit_length()}.')
+    elif value is not None and not isinstance(value, (int, float)):
+        raise ValueError(
+            f'.{dotted(path)}: expected plain data (strings, numbers, true, false, null, lists and mappings), got '
+            f'{type(value).__name__}: {value!r}.',
+        )
+
+
 def _read(path: Path, above: tuple[Path, ...], what: str) -> dict[str, Any]:
     here = path.resolve()
     if here in above:
@@ -136,8 +176,8 @@ def _read(path: Path, above: tuple[Path, ...], what: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{asked}: there is no file '{path}'. Give the path of a {what} (a YAML file).")
     try:
         said = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
+    except Exception as error:
+        raise ValueError(f"'{path}' is not valid YAML: {_told(error)}.") from error
     if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
         raise ValueError(f"'{path}': expected a mapping of keys to values, as a {what} is, got {type(said).__name__}.")
     plain = {str(key): value for key, value in said.items()}
@@ -148,6 +188,12 @@ def _read(path: Path, above: tuple[Path, ...], what: str) -> dict[str, Any]:
         raise ValueError(f"base: expected the path of a {what}, relative to '{path}', got {base!r}.")
     merged: dict[str, Any] = _merged(_read(path.parent / base, (*above, here), what), plain, ())
     return merged
+
+
+def _told(error: Exception) -> str:
+    """What is wrong with YAML: its own errors, and those of what makes its numbers and dates, and of deep nesting."""
+    told = ' '.join(str(error).split())
+    return told if isinstance(error, (YAMLError, OmegaConfBaseException)) else f'{type(error).__name__}: {told}'
 
 
 def _merged(base: Any, over: Any, path: tuple[str, ...]) -> Any:
@@ -173,11 +219,11 @@ def _nothing_to_remove(path: Sequence[str | int]) -> str:
 
 
 def _path(key: str) -> list[str | int]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r'[.\[\]]+', key.rstrip(']')) if part]
+    return [int(part) if _INDEX.fullmatch(part) else part for part in re.split(r'[.\[\]]+', key.rstrip(']')) if part]
 
 
 def _is_path(path: list[str | int]) -> bool:
-    return bool(path) and not isinstance(path[0], int)
+    return 0 < len(path) <= _DEEPEST and not isinstance(path[0], int)
 
 
 def _placed(at: Any, path: list[str | int], depth: int, value: Any) -> Any:

@@ -82,7 +82,7 @@ def told_at(where: str, name: str, target: Any, make: Callable[[], Any]) -> Any:
     """
     try:
         return make()
-    except (AssertionError, AttributeError, FileNotFoundError, ImportError, LookupError, RuntimeError, TypeError,
+    except (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
             ValueError) as error:
         kind = next((kind for kind in (FileNotFoundError, TypeError) if isinstance(error, kind)), ValueError)
         raise kind(_at(where, error, target, name)) from error
@@ -109,7 +109,13 @@ def _check_metrics(recipe: Recipe, model: ComposerModel) -> None:
     known = list(model.get_metrics(is_train=False))
     for label, spec in recipe.evaluators.items():
         for index, pattern in enumerate(spec.metric_names or ()):
-            if not any(re.match(pattern, metric) for metric in known):
+            try:
+                fits = any(re.match(pattern, metric) for metric in known)
+            except re.error as error:
+                raise ValueError(
+                    f'evaluators.{label}.metric_names[{index}]: {pattern!r} is no regular expression: {error}.',
+                ) from None
+            if not fits:
                 raise ValueError(
                     f'evaluators.{label}.metric_names[{index}]: {pattern!r} matches none of the metrics of the model.'
                     f"{nearest(pattern, known)} They are: {', '.join(known)}.",

@@ -7,7 +7,9 @@ import types
 import typing
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from composer_kd.names import is_text
 
 SCHEMA_VERSION = 3
 """Version of the record that this package writes; it reads this one and older ones. 2 added ``data_seconds``, 3
@@ -71,6 +73,13 @@ class TeacherUse(_Part):
     weight: float = Field(default=1.0, description='Its weight in the pool.')
     batches: int = Field(default=0, description='Batches on which it was asked.')
     samples: int = Field(default=0, description='Samples it was asked about, over all ranks.')
+
+    @field_validator('origin')
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if '\0' in value:
+            raise ValueError('a path holds no NUL')
+        return value
 
 
 class Evaluation(_Part):
@@ -151,14 +160,34 @@ class Record(_Part):
         Raises:
             ValueError: If it is no JSON, of a newer version, or does not follow the schema.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict) or not isinstance(data.get('version'), int):
+        try:
+            data = json.loads(text)
+        except RecursionError:
+            raise ValueError('it is nested too deeply') from None
+        version = data.get('version') if isinstance(data, dict) else None
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ValueError("expected a JSON object with an integer 'version'")
-        if data['version'] > SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise ValueError(
-                f"its version is {data['version']} and this composer_kd reads versions up to {SCHEMA_VERSION}",
+                f"its version is {version} and this composer_kd reads versions up to {SCHEMA_VERSION}",
             )
+        _refuse_what_none_writes(data, '')
         return cls.model_validate(data)
+
+
+def _refuse_what_none_writes(value: Any, where: str) -> None:
+    """Refuse numbers beyond 64 bits and halves of characters: what reads a record calculates with it, and writes it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_what_none_writes(key, f'{where}.{ascii(key)[1:-1]}')
+            _refuse_what_none_writes(item, f'{where}.{ascii(key)[1:-1]}')
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_what_none_writes(item, f'{where}.{index}')
+    elif isinstance(value, int) and not -2**63 <= value < 2**63:
+        raise ValueError(f'{where[1:]}: a number of more than 64 bits')
+    elif isinstance(value, str) and not is_text(value):
+        raise ValueError(f'{where[1:]}: halves of characters')
 
 
 def _type_name(annotation: Any) -> str:

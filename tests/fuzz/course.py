@@ -162,7 +162,7 @@ def times(draw: Any, units: tuple[str, ...] = ('dur', *UNITS)) -> Said:
         plain = f'{digits}e-{places}' if places else f'{digits}'
         written = f'{digits / 10**places:.{places}f}' if places else plain
         return Said(f'{draw(st.sampled_from([plain, written]))}dur', value, unit)
-    value = draw(st.integers(0, 12) | st.integers(0, 400))
+    value = draw(st.integers(0, 12) | st.integers(0, 400) | st.integers(10**9 - 2, 10**9 + 2))
     text = draw(st.sampled_from([f'{value}{unit}', f'{value}.0{unit}', f'{value}e0{unit}', f'{value}{unit.upper()}']))
     if unit == 'ba' and draw(st.booleans()):
         return Said(value, Fraction(value), unit)

@@ -43,10 +43,14 @@ def _misspelt(key: str, how: int) -> str:
     return (key[:place] + key[place + 1:], key[:place] + 'q' + key[place:], key.upper() + '_', key + ' ')[how % 4]
 
 
-@st.composite
-def changes(draw: Any, data: Any, values: Any = junk.values) -> Change:
+def changes(data: Any, values: Any = junk.values) -> st.SearchStrategy[Change]:
     """The data with one thing in it replaced, taken away, added or misspelt."""
-    path = was = draw(st.sampled_from(sorted(paths(data), key=str)))
+    return _changes(data, sorted(paths(data), key=str), values)
+
+
+@st.composite
+def _changes(draw: Any, data: Any, places: list[Path], values: Any) -> Change:
+    path = was = draw(st.sampled_from(places))
     kind = draw(st.sampled_from(['replace', 'replace', 'replace', 'delete', 'add', 'misspell', 'swap']))
     changed = copy.deepcopy(data)
     holder, key = at(changed, path[:-1]), path[-1]
@@ -61,12 +65,12 @@ def changes(draw: Any, data: Any, values: Any = junk.values) -> Change:
         del holder[key]
     elif kind == 'misspell' and isinstance(holder, dict):
         new = _misspelt(key, draw(st.integers(0, 200)))
-        changed_items = [(new if k == key else k, v) for k, v in holder.items()]
+        items = [(new if k == key else k, v) for k, v in holder.items()]
         holder.clear()
-        holder.update(changed_items)
+        holder.update(items)
         path = (*path[:-1], new)
     elif kind == 'swap':
-        holder[key] = copy.deepcopy(at(data, draw(st.sampled_from(sorted(paths(data), key=str)))))
+        holder[key] = copy.deepcopy(at(data, draw(st.sampled_from(places))))
     else:
         holder[key] = draw(values)
     return Change(kind, path, was, changed)

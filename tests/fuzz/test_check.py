@@ -43,7 +43,7 @@ def test_the_recipe_can_be_built():
     assert plan_recipe(parse_recipe(buildable()), ranks=1).distilling.active_steps
 
 
-@cases(600)
+@cases(400)
 @given(changes(buildable()))
 def test_a_changed_recipe_is_built_or_refused_by_name(change):
     _, message = told(lambda: checked(change.data))
@@ -52,7 +52,7 @@ def test_a_changed_recipe_is_built_or_refused_by_name(change):
         assert names(message, change.path, AGAINST.get(change.path[0], ())), message
 
 
-@cases(40)
+@cases(30)
 @given(changes(buildable()))
 def test_a_changed_recipe_is_planned_or_refused_by_name(change):
     plan, message = told(lambda: plan_recipe(parse_recipe(change.data), ranks=1))

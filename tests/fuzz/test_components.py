@@ -61,7 +61,7 @@ def test_settings_of_algorithms_optimizers_and_schedulers(setting, value):
     checked(told(lambda: made(registry, name, {parameter: value}, **given))[1], name)
 
 
-@cases(200)
+@cases(150)
 @given(settings_of(MODELS), junk.values.filter(_no_loops))
 def test_settings_of_models(setting, value):
     name, parameter = setting

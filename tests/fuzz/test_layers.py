@@ -32,7 +32,7 @@ _VALUES = junk.words | junk.times | st.text(max_size=8) | st.sampled_from([
     '{a: 1, a: 2}', '<<', '{<<: 1}', '? a', '- a\n- b', '%', '@', '`', '|', '>', '"', "'", '"\\ud800"', '"\\0"', '0x' + 'f' * 5000,
     '2024-01-01', '1_000', '0o8', '.inf', '.nan', '-.inf', '1e999', '${', '${}', '${x}', '${seed}', '${max_duration}', '${.}',
     '${..seed}', '${oc.env:NO_SUCH}', '${oc.env:HOME}', '${oc.create:1}', '${unknown:1}', '${oc.decode:"["}', '${optimizer}',
-    '${oc.select:x}', '\\${x}', '???', '[' * 2000, '{a: ' * 2000, '[' * 400 + ']' * 400, '{a: [1, {b: null}]}', '[null]',
+    '${oc.select:x}', '\\${x}', '???', '[' * 2000, '[' * 2000 + ']' * 2000, '[' * 400 + ']' * 400, '{a: [1, {b: null}]}', '[null]',
 ])
 _TEXT = yaml.safe_dump(whole())
 _INTERPOLATED = st.sampled_from([
@@ -57,7 +57,7 @@ def _parts(key):
     return tuple(int(part) if re.fullmatch('[0-9]{1,9}', part) else part for part in re.split(r'[.\[\]]+', key.rstrip(']')) if part)
 
 
-@cases(600)
+@cases(500)
 @given(_KEYS, st.sampled_from(['=', '=', '=', '=', '==', '', ' = ']), _VALUES)
 def test_an_argument_is_taken_or_refused_by_name(key, equals, value):
     argument = f'{key}{equals}{value}'
@@ -74,7 +74,7 @@ def _solid(text):
     return ''.join(text.split())
 
 
-@cases(600)
+@cases(300)
 @given(st.one_of(
     st.binary(max_size=20), st.tuples(st.integers(0, len(_TEXT)), _VALUES).map(lambda cut: _spliced(*cut)),
     _VALUES.map(lambda text: text.encode(errors='surrogatepass')),
@@ -89,7 +89,7 @@ def test_a_file_is_read_or_refused_by_its_name_or_a_key(recipe, content):
         assert message.startswith(f"'{path}'") or begins_with(message, [*keys, 'base of']), message
 
 
-@cases(600)
+@cases(300)
 @given(st.dictionaries(st.sampled_from('abc'), st.lists(_INTERPOLATED, min_size=1, max_size=3).map(''.join), max_size=3))
 def test_an_interpolation_is_resolved_or_refused_by_its_key(tags):
     said = {**plain(), 'tags': tags, 'description': '${tags}'}

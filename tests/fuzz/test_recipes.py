@@ -17,7 +17,7 @@ def test_the_recipe_has_every_key():
     assert parse_recipe(whole()).plain().keys() == set(Recipe.model_fields)
 
 
-@cases(2000)
+@cases(1500)
 @given(changes(whole()))
 def test_a_changed_recipe_is_read_or_refused_by_name(change):
     recipe, message = told(lambda: parse_recipe(change.data))

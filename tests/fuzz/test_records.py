@@ -45,7 +45,7 @@ def _same(one, other):
     return one == other or (one != one and other != other)
 
 
-@cases(400)
+@cases(250)
 @given(_RECORDS)
 def test_a_record_is_the_same_after_it_was_written_and_read(tmp_path_factory, record):
     folder = RunFolder(tmp_path_factory.getbasetemp() / 'round')
@@ -128,7 +128,7 @@ def test_a_damaged_record_is_read_or_refused_by_its_folder(study, content):
         f"Cannot read the record of run folder '{folder}': ", f"Cannot read record.json of run folder '{folder}': ")), message
 
 
-@cases(120)
+@cases(60)
 @given(_CHANGED.map(_written) | _DAMAGED)
 def test_a_report_leaves_out_a_changed_record_or_takes_it_as_it_is(study, content):
     folder, message = read_changed(study, content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import torch
@@ -15,7 +16,7 @@ from composer_kd.decision import Plan
 from composer_kd.losses import LOSSES, make_loss
 from tests.fuzz import junk
 from tests.fuzz.cases import cases
-from tests.fuzz.course import Training
+from tests.fuzz.course import Training, times
 from tests.fuzz.mutate import changes
 from tests.fuzz.told import begins_with, names, told
 
@@ -64,7 +65,7 @@ def test_the_settings_are_all_there_are():
     assert set(whole()) == set(made(whole()).settings)
 
 
-@cases(1500)
+@cases(1000)
 @given(changes(whole()), st.sampled_from(_TRAININGS))
 def test_a_changed_setting_is_taken_or_refused_by_name(change, training):
     if set(change.data) - set(whole()):  # Python itself refuses those
@@ -99,3 +100,14 @@ def test_a_loss_is_made_or_refused_by_name(name, settings):
     rows = loss.rows(torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3))
     assert rows.shape == (2,)
     assert torch.isfinite(rows).all() or heat < 1e-30 or heat > 1e30
+
+
+@cases(300)
+@given(times(), times(), st.floats(0, 1), st.floats(0, 1))
+def test_a_checkpoint_tells_two_windows_apart_where_they_differ_and_nowhere_else(one, other, weight, least):
+    def books(end, share):
+        return json.loads(made({**whole(), 'start': '0ba', 'end': str(end), 'base_loss_weight': share}).state_dict()['books'])['settings']
+
+    here, there = books(one, weight), books(other, least)
+    assert (here['end'] == there['end']) == ((one.value, one.unit) == (other.value, other.unit))
+    assert (here['base_loss_weight'] == there['base_loss_weight']) == (weight == least)

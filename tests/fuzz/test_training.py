@@ -41,7 +41,7 @@ def seen(state):
     return Moment(*(hand.value for hand in hands))
 
 
-@cases(12)
+@cases(10)
 @given(trainings(), times(), times(), intervals)
 def test_a_real_training_distils_on_the_batches_of_the_model(training, start, end, every):
     assume(not opens_late(start, end, training))

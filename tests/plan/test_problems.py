@@ -41,6 +41,7 @@ WARM = {'name': 'cosine_annealing_with_warmup'}
     ({'ranks': 3}, 'error', 'train_data.batch_size', '16 samples cannot be divided evenly over 3 ranks; make it a multiple of 3, for instance 15'),
     ({'ranks': 3}, 'error', 'evaluators.test.data.batch_size', '128 samples cannot'),
     ({'train_data': {'name': 'digits', 'batch_size': 2048}}, 'error', 'train_data.batch_size', 'an epoch has 1,078'),
+    ({'train_data': {'name': 'digits', 'batch_size': 16, 'split': 'nan'}}, 'error', 'train_data', "'nan'"),
     ({'device_train_microbatch_size': 32}, 'warning', 'device_train_microbatch_size', 'a rank has 16 of a batch'),
     ({'device_train_microbatch_size': 'auto', 'device': 'cpu'}, 'error', 'device_train_microbatch_size', 'needs a GPU'),
     ({'scheduler': {**WARM, 't_warmup': '0.05dur'}}, 'warning', 'scheduler.t_warmup', "'0.05dur' of this training comes to no batch"),

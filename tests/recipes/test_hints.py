@@ -23,7 +23,8 @@ REGISTRIES = [components.ALGORITHMS, components.CALLBACKS, components.LOGGERS, c
     ({'a': 1}, dict[str, Any], True), ([], dict[str, Any], False),
     ('a', Literal['a', 'b'], True), ('c', Literal['a', 'b'], False),
     (3, Union[int, str], True), ([], Union[int, str], False),  # noqa: UP007
-    (0.1, float | torch.Tensor, True), ('a', float | torch.Tensor, False),
+    (0.1, float | torch.Tensor, True), ('a', float | torch.Tensor, False), ([0.1], float | torch.Tensor, False),
+    ([0.9], tuple[float, float], False), ([0.9, 0.9, 0.9], tuple[float, ...], True), ([0.9, 'a'], tuple[float, str], True),
     ('sum', Callable[[int], int], False), ('anything', Any, True),
 ])
 def test_plain_data_fits_or_not(value, hint, fine):

@@ -105,6 +105,13 @@ def test_items_of_lists_are_reached_by_number(write):
     ('model={a: ', "'model={a: ': the value is not valid YAML"),
     ('algorithms.blurpool=null', 'write {}'),
     ('run_folder=${nowhere}', "run_folder: cannot be resolved in"),
+    ('seed=!!int x', "'seed=!!int x': the value is not valid YAML: ValueError"),
+    ('seed=!!bool x', "'seed=!!bool x': the value is not valid YAML: KeyError"),
+    ('tags.a=' + '[' * 2000 + ']' * 2000, 'the value is not valid YAML: RecursionError'),
+    ('seed=0x' + 'f' * 5000, 'seed: expected a number that fits into 64 bits, got one of 20000'),
+    ('tags..a=1', "'tags..a=1': expected key=value"),
+    ('load_ignore_keys[' + '9' * 5000 + ']=x', 'load_ignore_keys is a list of 2'),
+    ('a' + '.a' * 2000 + '=1', 'expected key=value'),
 ])
 def test_overrides_that_cannot_be_applied(write, override, told):
     path = write('a.yaml', 'base: first.yaml\nseed: 5')
@@ -116,6 +123,9 @@ def test_overrides_that_cannot_be_applied(write, override, told):
 @pytest.mark.parametrize(('text', 'told'), [
     ('a: [1', 'is not valid YAML'),
     ('seed: 1\nseed: 2', 'is not valid YAML'),
+    ('seed: !!float x', 'is not valid YAML: ValueError'),
+    ('seed: ' + '9' * 5000, 'is not valid YAML: ValueError'),
+    ('tags: ' + '[' * 2000 + ']' * 2000, 'is not valid YAML: RecursionError'),
     ('- a', 'expected a mapping of keys to values'),
     ('base: 3', 'base: expected the path of a recipe'),
     ('base: bad.yaml', 'bad.yaml -> bad.yaml'),

@@ -163,12 +163,40 @@ def test_errors_of_distillation_carry_their_path(tmp_path, changes, where, told)
     ('run_name', ' ', 'run_name: expected a name'),
     ('dist_timeout', 0, 'dist_timeout: expected a number above 0'),
     ('callbacks.run_recorder.interval', 0, 'callbacks.run_recorder'),
+    ('max_duration', '1.5ep', "max_duration: expected a number of epochs or a time string such as '20ep', '500ba' or '1e6sp', got '1.5ep'"),
+    ('max_duration', 'infep', 'max_duration: expected'),
+    ('max_duration', 'nandur', 'max_duration: expected'),
+    ('max_duration', '0.5dur', 'max_duration: expected'),
+    ('max_duration', '0ba', 'max_duration: expected'),
+    ('save_interval', '0dur', 'save_interval: expected'),
+    ('eval_interval', '2dur', 'eval_interval: expected'),
+    ('algorithm_passes', ['set_filo_order', {'index': 1}], "algorithm_passes[1]: expected the key 'name', got 'index'"),
+    ('algorithm_passes', [{'name': 'set_filo_order', 'at': 1}], "algorithm_passes[0]: unknown key 'at'"),
+    ('scheduler', [{'name': 'constant'}, {}], "scheduler[1]: expected the key 'name', got an empty mapping"),
+    ('model.name', ['digits_resnet'], "model.name: expected a string, got list: ['digits_resnet']"),
+    ('profiler', {'trace_handlers': {'json': 3}}, 'profiler.trace_handlers.json: expected a mapping of settings'),
+    ('parallelism_config.tp.layer_plan', ['fc'], 'parallelism_config.tp.layer_plan: expected a mapping'),
+    ('evaluators.test.metric_names', ['('], "evaluators.test.metric_names[0]: '(' is no regular expression"),
+    ('model.width', 2**70, 'model.width: expected a number that fits into 64 bits, got one of 71'),
+    ('model.width', b'4', 'model.width: expected plain data'),
+    ('tags', {1: 'a'}, "tags.1: expected a string as key, got 1; quote it"),
+    ('tags.a', 'b\ud800', 'tags.a: expected text'),
+    ('run_name', 'a\0b', 'run_name: expected text'),
+    ('optimizer', {'name': 'adamw', 'betas': [0.9]}, 'optimizer.betas: expected a list of a number, got list: [0.9]'),
+    ('optimizer', {'name': 'adamw', 'betas': [0.9, []]}, 'optimizer.betas: expected a list of a number'),
+    ('algorithms.distillation', {'teachers': {'run': 'x' * 300}}, "algorithms.distillation: 'distillation' refused its settings"),
 ])
 def test_a_wrong_value_is_told_with_its_path(path, value, told):
     with pytest.raises((ValueError, TypeError)) as caught:
         check_recipe(parse_recipe(changed(path, value)))
     assert told in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+def test_an_evaluator_without_a_batch_size_of_its_own_has_that_of_the_training():
+    recipe = parse_recipe(changed('evaluators.test.data.batch_size', None))
+    assert 'batch_size' not in recipe.evaluators['test'].data
+    assert check_recipe(recipe)
 
 
 def test_cpu_and_half_precision_are_refused_before_the_trainer():

@@ -170,6 +170,8 @@ def test_missing_files(write):
 TOP = [
     ({'nmae': 'a'}, r"unknown key 'nmae'\. Did you mean 'name'\?"),
     ({'name': None}, 'missing: name'),
+    ({'description': 'a\ud800'}, r"description: expected text"),
+    ({'seeds': 2**70}, r"seeds: expected a number that fits into 64 bits"),
     ({'name': 'a b/c'}, "name: expected a name that can be a folder .*such as 'a-b-c', got 'a b/c'"),
     ({'metric': 'accuracy'}, "metric: expected evaluator/metric, as in .*, got 'accuracy'"),
     ({'recipe': None}, r'methods\.baseline: has no recipe'),

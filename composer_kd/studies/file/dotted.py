@@ -8,7 +8,7 @@ from typing import Any
 from composer_kd.recipes.layers import override
 
 _HOMES = (
-    r'set', r'methods\.[^.=]+\.set', r'comparison\.earlier\.set', r'search\.space', r'sequence\.steps\[\d+\]',
+    r'set', r'methods\.[^.=]+\.set', r'comparison\.earlier\.set', r'search\.space', r'sequence\.steps\[\d{1,9}\]',
 )
 _DOTTED = re.compile(rf"({'|'.join(_HOMES)})\.([^=]+)=(.*)", re.DOTALL)
 

@@ -66,7 +66,8 @@ def _checked(value: Any, kind: str, at: str) -> dict[str, Any]:
     try:
         name, settings = split_named(value, '@')
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{at}{str(error).removeprefix('@: ')}") from None
+        told = f"{at.removesuffix(': ')}{str(error).removeprefix('@')}"
+        raise ValueError(told.removeprefix(': ')) from None
     known = classes(kind)
     if name not in known:
         raise ValueError(f"{at}unknown {kind} '{name}'.{nearest(name, known)} Known: {', '.join(sorted(known))}.")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, PlainValidator, model_validator
 
 from composer_kd.names import nearest, refuse_unknown
+from composer_kd.recipes.layers import refuse_what_no_file_holds
 
 _DURATION = re.compile(r'(\d+(?:\.\d+)?(?:e\+?\d+)?)(ep|ba|sp|tok|iter)')
 _KEY = re.compile(r'[A-Za-z_][\w.\[\]/-]*')
@@ -33,6 +34,7 @@ class Strict(BaseModel):
         if not isinstance(data, Mapping):
             raise ValueError(f'expected a mapping, got {type(data).__name__}: {data!r}.')
         refuse_unknown(data, cls.model_fields)
+        refuse_what_no_file_holds(data)
         return {key: value for key, value in data.items() if value is not None or key in cls.null_says}
 
 
