@@ -29,7 +29,7 @@ test: $(INSTALLED)  ## Run the tests (part of them: make test ARGS=tests/functio
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)  ## Check style and types
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 
 format: $(INSTALLED)  ## Mend what ruff can mend

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from composer.core import Time, TimeUnit
-from composer_kd.times import parse_time
 from hypothesis import event, given
 from hypothesis import strategies as st
 
 from composer_kd import schedule
 from composer_kd.recipes.hints import is_time
+from composer_kd.times import parse_time
 from tests.fuzz import junk
 from tests.fuzz.cases import cases
 from tests.fuzz.told import told
