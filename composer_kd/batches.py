@@ -157,12 +157,12 @@ def batch_size_of(batch: Any) -> int | None:
     return None
 
 
-def cut(batch: Any, samples: slice, copy: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
+def cut(batch: Any, samples: slice | Tensor, copy: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
     """Some samples of a batch: tensors and lists of another length than the batch's stay whole.
 
     Args:
         batch: A tensor, or a mapping or sequence of batches.
-        samples: Which.
+        samples: Which: a slice, or whole numbers on the batch's device.
         copy: What each tensor is passed through.
 
     Returns:
@@ -178,7 +178,7 @@ def cut(batch: Any, samples: slice, copy: Callable[[Tensor], Tensor] = lambda te
             return {key: part_of(value) for key, value in part.items() if key != POSITIONS}
         if isinstance(part, (list, tuple)):
             if len(part) == size and not any(isinstance(item, (Tensor, Mapping)) for item in part):
-                return part[samples]
+                return part[samples] if isinstance(samples, slice) else [part[i] for i in samples.tolist()]
             items = [part_of(item) for item in part]
             if isinstance(part, tuple) and hasattr(part, '_fields'):
                 return type(part)(*items)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +102,16 @@ class Plan:
         """Whether distillation is over for good."""
         assert self._window is not None
         return self._window.closed(Clock.of(state.timestamp))
+
+    def batches(self, state: State) -> range | None:
+        """The batches, from this one on, of which any may be distilled; ``None`` where that is not known."""
+        assert self._window is not None
+        length = None if state.dataloader_len is None else int(state.dataloader_len)
+        first, last = self._window.start.in_batches(length), self._window.end.in_batches(length)
+        if first is None or last is None:
+            return None
+        now = int(state.timestamp.batch)
+        return range(max(now, math.ceil(first)), max(now, math.ceil(last)))
 
     def decide(self, state: State) -> Decision:
         """The decision for the batch that ``state`` is at."""

@@ -19,8 +19,9 @@ from composer_kd.changes import check_unchanged
 from composer_kd.decision import Decision, Plan
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
-from composer_kd.teachers import Teacher, look_at_teachers
+from composer_kd.teachers import AnyTeacher, look_at_teachers
 from composer_kd.teaching import Teaching
+from composer_kd.term import check_formats
 
 
 class Distillation(Algorithm):
@@ -38,8 +39,11 @@ class Distillation(Algorithm):
             ``ComposerModel`` (called on the batch, labels withheld), ``{run: FOLDER}`` (an earlier run; nothing else to
             say), ``{checkpoint: PATH_OR_URI, model: {name: ..., ...}}`` (without ``model``: the student's own
             architecture after the other algorithms' surgery; with it, ``algorithms`` may name what rewrote it),
-            ``{torchvision: NAME, weights: NAME}`` (published weights by torchvision's names; default: the best), or
-            ``{module: nn.Module}``. A mapping may carry ``name``, ``weight`` (default 1) and ``logits_key``.
+            ``{torchvision: NAME, weights: NAME}`` (published weights by torchvision's names; default: the best),
+            ``{module: nn.Module}``, or ``{cache: PATH_OR_URI}`` (stored answers alone; see :mod:`composer_kd.answers`).
+            A mapping may carry ``name``, ``weight`` (default 1), ``digest``, ``logits_key``, and beside a teacher
+            ``cache: {path: ..., fill: true, format: ...}``: answers are read where they are stored, and stored where
+            they are not (``fill``; default false).
         loss: A name, ``{name: ..., **settings}``, or a function of (student_logits, teacher_logits). See
             :mod:`composer_kd.losses` for the names. Its ``temperature`` may follow a scheduler, as ``kd_loss_weight``.
         kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or
@@ -97,8 +101,8 @@ class Distillation(Algorithm):
     Known interactions:
         Works with LabelSmoothing, MixUp and CutMix (both modes; the teacher sees the mixed input), SAM (two teacher
         forwards a step, as two student forwards), SelectiveBackprop (the selected samples), EMA, SWA,
-        ProgressiveResizing (the resized input), BlurPool, ChannelsLast and GradientClipping. A second
-        ``Distillation`` in one trainer is refused: give one of them all teachers.
+        ProgressiveResizing (the resized input), BlurPool, ChannelsLast and GradientClipping. Stored answers are
+        refused beside algorithms that change a batch's inputs or samples, and so is a second ``Distillation``.
 
     Example:
         >>> from composer_kd import Distillation
@@ -147,6 +151,9 @@ class Distillation(Algorithm):
         self._kd: Tensor | None = None
         self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
                           Event.BEFORE_BACKWARD: self._join}
+        stores = self._teaching.pool.stores
+        self._between = {Event.INIT: self._load, Event.FIT_START: self._fit_start, Event.BATCH_END: self._batch_end,
+                         Event.EPOCH_START: stores.epoch_start, Event.FIT_END: stores.close}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -157,7 +164,7 @@ class Distillation(Algorithm):
         return f"Distillation({', '.join(f'{key}={value!r}' for key, value in self.settings.items())})"
 
     @property
-    def teachers(self) -> list[Teacher]:
+    def teachers(self) -> list[AnyTeacher]:
         """The teachers, once they are loaded; those released are not in this rank's memory."""
         return self._teaching.pool.teachers
 
@@ -172,19 +179,17 @@ class Distillation(Algorithm):
             return not self._done
         if event is Event.INIT:
             return joining.last_at_init(self, state)
+        if event is Event.EPOCH_START or event is Event.FIT_END:
+            return self._teaching.pool.stores.filling
         return event is Event.FIT_START
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Do what is due at ``event``."""
-        if event is Event.INIT:
-            self._load(state, logger)
-        elif event is Event.FIT_START:
-            self._fit_start(state)
-        elif event is Event.BATCH_END:
-            self._batch_end(state, logger)
-        else:
+        if event in self._in_batch:
             with self._ledger.meter.part('all', state.device.name == 'gpu'):
                 self._in_batch[event](state)
+        else:
+            self._between[event](state, logger)
 
     def _load(self, state: State, logger: Logger) -> None:
         if self.teachers:
@@ -193,14 +198,20 @@ class Distillation(Algorithm):
             )
         started = time.perf_counter()
         self._teaching.pool.load(state, self._plan.held(), self._s.sampling == 'by_rank')
+        self._check_formats(self.teachers)
         self._ledger.load_seconds += time.perf_counter() - started
         placements = {teacher.name: teacher.placement for teacher in self.teachers}
         logger.log_hyperparameters({'distillation': self.settings, 'distillation_placements': placements})
 
-    def _fit_start(self, state: State) -> None:
+    def _check_formats(self, teachers: Sequence[AnyTeacher]) -> None:
+        s = self._s
+        formats = [None if teacher.keeper is None else teacher.keeper.form for teacher in teachers]
+        check_formats(formats, s.teachers_per_batch, s.loss, s.combine, s.fixed_temperature)
+
+    def _fit_start(self, state: State, logger: Logger) -> None:
         self._plan.fit_start(state)
         self._done = False
-        self._teaching.fit_start(state, self._plan.closed(state))
+        self._teaching.fit_start(state, self._plan.closed(state), self._plan.batches(state))
 
     def _decide(self, state: State) -> None:
         # SAM and a retry after running out of memory come here again for the same batch: drop what the first try left
@@ -250,11 +261,11 @@ class Distillation(Algorithm):
             student: The student after the other algorithms' surgery.
 
         Returns:
-            By name, the first digits of each teacher's digest, or that it lies elsewhere and was not looked at. Errors
-            are those of the trainer's start.
+            By name, each teacher's digest, or that it lies elsewhere. Errors are those of the trainer's start.
         """
         return look_at_teachers(
-            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key,
+            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key, self._check_formats,
+            self._s.fixed_temperature,
         )
 
     def teacher_flops(self, batch: Any) -> dict[str, float]:

@@ -92,6 +92,12 @@ class Settings:
     plain: Mapping[str, Any]
     canonical: Mapping[str, str]
 
+    @property
+    def fixed_temperature(self) -> float | None:
+        """The loss's temperature, where it has one and that does not vary."""
+        heat = self.loss.settings.get('temperature')
+        return float(heat) if isinstance(heat, (int, float)) and self.temperature is None else None
+
     @classmethod
     def read(
         cls, *, teachers: Any, loss: Any, kd_loss_weight: Any, base_loss_weight: Any, start: Any, end: Any,

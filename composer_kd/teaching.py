@@ -31,7 +31,7 @@ class Teaching:
         self._s, self._ledger = settings, ledger
         self.pool = Pool(
             settings.specs, settings.placement, settings.teacher_microbatch_size, settings.input_key,
-            settings.target_key, settings.logits_key,
+            settings.target_key, settings.logits_key, settings.fixed_temperature,
         )
         self.share = Share(settings.target_key, settings.ignore_index)
         self.guard = Guard('stop', [], True)
@@ -45,18 +45,22 @@ class Teaching:
         """Whether teachers are still looked at, whatever the schedule says."""
         return self._looks_left > 0
 
-    def fit_start(self, state: State, closed: bool) -> None:
-        """Get ready; ``closed`` says that the window is over for good."""
+    def fit_start(self, state: State, closed: bool, needed: range | None) -> None:
+        """Get ready; ``closed`` says that the window is over for good, ``needed`` which batches may be distilled."""
         self.share.bind()
         fine = self._s.loss.name in FORBIDDEN_FINE
         teachers = self.pool.teachers
         self.guard = Guard(
             self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine,
         )
-        self._looks = {i: Look(t.name, t.origin) for i, t in enumerate(teachers) if not t.released}
+        self._looks = {
+            i: Look(t.name, t.origin, t.keeper is not None) for i, t in enumerate(teachers) if not t.released
+        }
         self._looks_left = 0 if closed else self._s.check_batches
         if not closed:
             self.pool.fit_start(state, self.share.split)
+            rows = {'ignore_index': self._s.ignore_index, 'shift': _shift(state)}
+            self.pool.stores.fit_start(state, rows, needed)
 
     def open_batch(self, state: State, now: Decision) -> None:
         """A batch begins; SAM and a retry after running out of memory begin it again."""
@@ -87,19 +91,21 @@ class Teaching:
             )
         precision = get_precision_context(state.precision, state.precision_config)
         with self._ledger.meter.part('teacher', state.device.name == 'gpu'), precision:
-            answers = self.pool.outputs(asked, state.batch, positions, now.teachers)
+            answers = self.pool.outputs(asked, state.batch, positions, now.teachers, self._counted(state))
         known = now.on and self.share.full and not look
         mask = None if known else batches.counting(labels, s.ignore_index, _shift(state))
         if look:
             for i in self._looks:
                 self._looks[i].at(student, answers[i], labels, mask)
-                if i not in now.teachers:
-                    self.guard.teacher(i, *_that_count(answers[i], labels, mask))
+                answer = answers[i]
+                if i not in now.teachers and isinstance(answer, Tensor):
+                    self.guard.teacher(i, *_that_count(answer, labels, mask))
         if not now.on:
             return None
         rows = rows_that_count(student, [answers[i] for i in now.teachers], labels, mask)
-        for i, logits in zip(now.teachers, rows.teachers, strict=True):
-            self.guard.teacher(i, logits, rows.mask)
+        for i, answer in zip(now.teachers, rows.teachers, strict=True):
+            if isinstance(answer, Tensor):  # of sparse ones only what is finite is kept
+                self.guard.teacher(i, answer, rows.mask)
         kd = kd_term(
             s.loss, rows, [now.weights[i] for i in now.teachers], s.combine, now.temperature, self.share, state.batch,
             self.guard,
@@ -107,12 +113,20 @@ class Teaching:
         self._ledger.answered(now, samples)
         return kd
 
+    def _counted(self, state: State) -> Tensor | None:
+        """Which labels of a microbatch count, where answers to it are stored."""
+        if not self.pool.stores:
+            return None
+        labels = batches.target_of(state.batch, self._s.target_key)
+        return batches.counting(labels, self._s.ignore_index, _shift(state))
+
     def batch_end(self, state: State, now: Decision) -> None:
         """A batch is done: after the last that was looked at, say what was seen.
 
         Raises:
             RuntimeError: On every rank, for a teacher whose values are not finite.
         """
+        self.pool.stores.batch_end()
         if self._looks_left:
             self._looks_left -= 1
             if not now.on:  # otherwise the ledger has read it, with the losses

@@ -11,6 +11,7 @@ from composer.core import DataSpec, State
 from composer.utils import dist
 from torch import Tensor
 
+from composer_kd.answers import Answer, Format, on_the_same
 from composer_kd.batches import Key, classes_last, counting, target_of, trainer_behind
 from composer_kd.functional import combine_logits, combine_probabilities
 from composer_kd.guard import Guard, left_out
@@ -19,6 +20,9 @@ from composer_kd.losses import Loss
 COMBINE = ('logits', 'probabilities')
 # Losses that stay finite where the teacher alone forbids a class; the others are infinite there by their definition.
 FORBIDDEN_FINE = frozenset({'kl_divergence', 'forward_kl', 'soft_cross_entropy', 'jensen_shannon', 'hard_label'})
+
+UNBIASED = frozenset({'kl_divergence', 'forward_kl', 'soft_cross_entropy'})
+"""Losses that are linear in the teacher's probabilities, but for what the student has no part in."""
 
 
 class Share:
@@ -95,18 +99,18 @@ class Rows:
 
     Attributes:
         student: Shape ``(..., C)``.
-        teachers: Each of that shape.
+        teachers: Each of that shape, or sparse.
         mask: Which of the rows count, where not all do.
         counted: Whether there is one label a row, so that the rows were counted over the whole batch.
     """
 
     student: Tensor
-    teachers: list[Tensor]
+    teachers: list[Answer]
     mask: Tensor | None
     counted: bool
 
 
-def rows_that_count(student: Tensor, teachers: Sequence[Tensor], labels: Any, mask: Tensor | None) -> Rows:
+def rows_that_count(student: Tensor, teachers: Sequence[Answer], labels: Any, mask: Tensor | None) -> Rows:
     """Bring classes last and, for token logits, keep the rows that count.
 
     Of token logits only those rows are copied out, since the rest (85 % in masked language modelling) would cost as
@@ -115,17 +119,20 @@ def rows_that_count(student: Tensor, teachers: Sequence[Tensor], labels: Any, ma
 
     Args:
         student: Logits as the model gives them.
-        teachers: Logits of each teacher.
+        teachers: Logits of each teacher, or of a few classes of the rows that count.
         labels: The labels, or ``None``.
         mask: Which labels count; ``None`` if all do or they are no class numbers.
     """
     student = classes_last(student, labels)
-    teachers = [classes_last(logits, labels) for logits in teachers]
+    teachers = [classes_last(logits, labels) if isinstance(logits, Tensor) else logits for logits in teachers]
     counted = isinstance(labels, Tensor) and labels.shape == student.shape[:-1]
     if mask is None or not counted:
         return Rows(student, teachers, None, counted)
     if student.dim() > 2:
-        return Rows(student[mask], [logits[mask] for logits in teachers], None, True)
+        # stored answers are those of these rows already
+        return Rows(student[mask], [
+            logits[mask] if isinstance(logits, Tensor) and logits.dim() > 2 else logits for logits in teachers
+        ], None, True)
     return Rows(student, teachers, mask, True)
 
 
@@ -151,14 +158,15 @@ def kd_term(
     student = rows.student
     if student.numel() == 0:
         return student.float().sum()
-    if len(rows.teachers) == 1:
-        target = rows.teachers[0]
+    student, teachers = on_the_same(student, rows.teachers, loss.name == 'hard_label')
+    if len(teachers) == 1:
+        target = teachers[0]
     elif combine == 'logits':
-        target = combine_logits(rows.teachers, weights)
+        target = combine_logits(teachers, weights)
     else:
         heat = temperature if temperature is not None else float(loss.settings.get('temperature', 1.0))
         assert loss.space is not None, 'settings refuse it'
-        target = combine_probabilities(rows.teachers, weights, temperature=heat, space=loss.space)
+        target = combine_probabilities(teachers, weights, temperature=heat, space=loss.space)
     if guard.skips:
         student = student.view_as(student)
     values = loss.rows(student, target, temperature=temperature, mask=rows.mask)
@@ -167,3 +175,52 @@ def kd_term(
         left_out(student, bad)
         values = values.masked_fill(bad, 0.0)
     return share.mean(values.sum(), batch) if rows.counted and share.counts else values.mean()
+
+
+def check_formats(formats: Sequence[Format | None], at_once: int, loss: Loss, combine: str, heat: float | None) -> None:
+    """Refuse stored answers that do not say what the loss asks for.
+
+    Args:
+        formats: Of each teacher, how its answers are stored; ``None`` where they are not.
+        at_once: How many teachers answer for a batch.
+        loss: The loss.
+        combine: How several answers become one.
+        heat: The temperature of the loss, where it has one and that does not vary.
+
+    Raises:
+        ValueError: Naming what does not go together, and what does.
+    """
+    sparse = [form for form in formats if form is not None and form.name != 'dense']
+    for form in sparse:
+        told = f"teachers: stored answers of the format '{form.describe()}' hold probabilities of some classes"
+        if loss.space != 'softmax':
+            raise ValueError(
+                f"{told}, and the loss '{loss.name}' asks for all logits. Store them as dense, or use a loss of "
+                'softmax probabilities such as kl_divergence.',
+            )
+        if loss.has_temperature and heat != form.temperature:
+            has = 'one that varies' if heat is None else f'{heat:g}'
+            raise ValueError(
+                f'{told} at the temperature {form.temperature:g}, and the loss has {has}. Set loss.temperature to '
+                f'{form.temperature:g}, or store them at another or as dense.',
+            )
+        if form.name == 'sampled' and loss.name not in UNBIASED:
+            raise ValueError(
+                f"{told} that were drawn: they are right on average for losses that are linear in them "
+                f"({', '.join(sorted(UNBIASED))}), which '{loss.name}' is not. Use one of these, or store top_k.",
+            )
+    if at_once < 2 or not sparse:
+        return
+    if combine != 'probabilities':
+        raise ValueError(
+            f"combine: {at_once} teachers answer for a batch and the answers of {len(sparse)} are stored as "
+            "probabilities, so that their logits cannot be averaged. Use combine='probabilities', "
+            'teachers_per_batch=1, or store them as dense.',
+        )
+    top = sum(form.name == 'top_k' for form in sparse)
+    if top > 1 or (top < len(sparse) and top):
+        raise ValueError(
+            f'teachers: {at_once} answer for a batch, and {top} of them are stored as top_k beside '
+            f'{len(sparse) - 1} more that know other classes only: their mean is not known. Use '
+            'teachers_per_batch=1, or store them all as sampled or dense.',
+        )

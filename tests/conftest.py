@@ -16,3 +16,11 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _same_start():
     torch.manual_seed(0)
+
+
+# Files of many launches, minutes each: begun first, they run beside all the others instead of after them.
+_LONG = ('test_killed.py', 'test_two_ranks.py', 'test_elastic.py', 'test_readme.py', 'test_pretrain_distil_finetune.py')
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in _LONG)

@@ -13,6 +13,7 @@ ROOMS = [
     ['functional'],
     ['losses', 'components', 'runs', 'times'],
     ['schedule', 'values', 'batches', 'meter'],
+    ['answers'],
     ['models'],
     ['teachers'],
     ['guard'],

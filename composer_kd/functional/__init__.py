@@ -8,17 +8,22 @@ from composer_kd.functional.divergences import (
     reverse_kl,
 )
 from composer_kd.functional.reduction import masked_mean
+from composer_kd.functional.sparse import all_classes, draw, on_outcomes, top_k
 from composer_kd.functional.targets import hard_label, mse, soft_cross_entropy
 
 __all__ = [
+    'all_classes',
     'binary_kl_divergence',
     'combine_logits',
     'combine_probabilities',
+    'draw',
     'hard_label',
     'jensen_shannon',
     'kl_divergence',
     'masked_mean',
     'mse',
+    'on_outcomes',
     'reverse_kl',
     'soft_cross_entropy',
+    'top_k',
 ]

@@ -1,6 +1,6 @@
 """A frozen model and how it is loaded, run and looked at."""
 
-from composer_kd.teachers.build import build_teachers, look_at_teachers, model_of_run
+from composer_kd.teachers.build import AnyTeacher, build_teachers, look_at_teachers, model_of_run
 from composer_kd.teachers.look import Look
 from composer_kd.teachers.placement import AUTO_SHARE, PLACEMENTS, settle
 from composer_kd.teachers.pool import Pool
@@ -9,6 +9,19 @@ from composer_kd.teachers.teacher import Teacher, outputs_known
 from composer_kd.teachers.weights import digest_of, read_weights
 
 __all__ = [
-    'AUTO_SHARE', 'PLACEMENTS', 'Look', 'Pool', 'Teacher', 'TeacherSpec', 'build_teachers', 'digest_of',
-    'look_at_teachers', 'model_of_run', 'outputs_known', 'parse_teachers', 'read_weights', 'settle',
+    'AUTO_SHARE',
+    'PLACEMENTS',
+    'AnyTeacher',
+    'Look',
+    'Pool',
+    'Teacher',
+    'TeacherSpec',
+    'build_teachers',
+    'digest_of',
+    'look_at_teachers',
+    'model_of_run',
+    'outputs_known',
+    'parse_teachers',
+    'read_weights',
+    'settle',
 ]

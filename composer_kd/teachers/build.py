@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from composer_kd.models.surgery import apply_surgery
 from composer_kd.runs import RunFolder
 from composer_kd.teachers.fitting import load_weights
 from composer_kd.teachers.specs import TeacherSpec
+from composer_kd.teachers.stored import StoredTeacher, keeper_for, stored_teacher
 from composer_kd.teachers.teacher import (
     Teacher,
     outputs_known,
@@ -27,6 +28,8 @@ from composer_kd.teachers.teacher import (
 from composer_kd.teachers.weights import read_weights
 
 log = logging.getLogger(__name__)
+
+AnyTeacher = Teacher | StoredTeacher
 
 
 def model_of_run(path: str) -> ComposerModel:
@@ -97,8 +100,10 @@ def _channels_last(model: torch.nn.Module) -> bool:
 
 def _build(
     spec: TeacherSpec, student: ComposerModel, channels_last: bool, input_key: Key, target_key: Key,
-    logits_key: LogitsKey,
-) -> Teacher:
+    logits_key: LogitsKey, temperature: float | None,
+) -> AnyTeacher:
+    if spec.kind == 'cache':
+        return stored_teacher(spec, outputs_known(student))
     if spec.weights is not None:  # known before anything is downloaded
         _same_outputs(student, classes_of(spec.weights), spec)
     module = _module_for(spec, student, spec.where)
@@ -114,13 +119,17 @@ def _build(
             f'{spec.where}.digest: {spec.origin} was to have the digest {spec.digest}, and has {teacher.digest[:16]}: '
             'it is not the teacher that was meant. Give that one, or this digest.',
         )
+    if spec.cache is not None:
+        known = outputs_known(module)
+        known = outputs_known(student) if known is None else known
+        teacher.keep(keeper_for(spec, teacher.origin, teacher.digest, known, temperature))
     return teacher
 
 
 def build_teachers(
     specs: Sequence[TeacherSpec], student: ComposerModel, input_key: Key = None, target_key: Key = None,
-    logits_key: LogitsKey = None,
-) -> list[Teacher]:
+    logits_key: LogitsKey = None, temperature: float | None = None,
+) -> list[AnyTeacher]:
     """Load every teacher, on the CPU, and look at what can be seen without data; every rank of a training calls this.
 
     Args:
@@ -129,34 +138,45 @@ def build_teachers(
         input_key: Where a batch holds a plain module's input.
         target_key: Where a batch holds the labels.
         logits_key: Where outputs hold the logits, unless the teacher says otherwise.
+        temperature: Of the training's loss, where that is one number: stored answers may be answers at one.
 
     Raises:
         FileNotFoundError: For a missing folder or checkpoint, or published weights that cannot be downloaded.
         ValueError: For weights that cannot be read or do not fit, a number of classes other than the student's,
             another digest than was asked for, or a teacher that shares parameters with the student.
     """
-    teachers = []
+    teachers: list[AnyTeacher] = []
     channels_last = _channels_last(student)
     for spec in specs:
         failed = None
         try:
-            teachers.append(_build(spec, student, channels_last, input_key, target_key, logits_key))
+            teachers.append(_build(spec, student, channels_last, input_key, target_key, logits_key, temperature))
         except (FileNotFoundError, ValueError, TypeError, RuntimeError) as error:
             failed = error
         raise_everywhere(failed)  # the others would wait for this rank at the next teacher
-    if input_key is not None and teachers and all(isinstance(t.module, ComposerModel) for t in teachers):
+    live = [teacher for teacher in teachers if isinstance(teacher, Teacher)]
+    if input_key is not None and live and all(isinstance(t.module, ComposerModel) for t in live):
         raise ValueError(
             f'input_key: {input_key!r} says where a plain module finds its input, and every teacher is a '
             'ComposerModel, which is called on the whole batch. Leave it out.',
         )
-    refuse_shared_parameters(student, teachers)
+    refuse_shared_parameters(student, live)
     refuse_another_vocabulary(student, teachers)
     return teachers
 
 
+def _kept(teacher: AnyTeacher) -> str:
+    keeper = teacher.keeper
+    if keeper is None:
+        return ''
+    stored = 0 if keeper.store is None else keeper.store.samples
+    return f', {stored:,} stored answers ({keeper.form.describe()})'
+
+
 def look_at_teachers(
     specs: Sequence[TeacherSpec], student: ComposerModel, input_key: Key = None, target_key: Key = None,
-    logits_key: LogitsKey = None,
+    logits_key: LogitsKey = None, fits: Callable[[Sequence[AnyTeacher]], None] | None = None,
+    temperature: float | None = None,
 ) -> dict[str, str]:
     """Load every teacher that lies on this machine and let it go again, to see that it can be loaded and fits.
 
@@ -166,6 +186,8 @@ def look_at_teachers(
         input_key: As of :func:`build_teachers`, and so are ``target_key`` and ``logits_key``.
         target_key: Where a batch holds the labels.
         logits_key: Where outputs hold the logits.
+        fits: Refuses teachers that do not go together with the rest of the settings.
+        temperature: As of :func:`build_teachers`.
 
     Returns:
         By name, the first digits of each teacher's digest, or that it lies elsewhere and was not looked at.
@@ -176,8 +198,12 @@ def look_at_teachers(
     """
     here = [spec for spec in specs if spec.here]
     # what input_key is for may lie elsewhere
-    teachers = build_teachers(here, student, input_key if len(here) == len(specs) else None, target_key, logits_key)
-    found = {teacher.name: f'fits, digest {teacher.digest[:16]}' for teacher in teachers}
+    teachers = build_teachers(
+        here, student, input_key if len(here) == len(specs) else None, target_key, logits_key, temperature,
+    )
+    if fits is not None:
+        fits(teachers)
+    found = {teacher.name: f'fits, digest {teacher.digest[:16]}{_kept(teacher)}' for teacher in teachers}
     for spec in specs:
         if spec.weights is not None and not spec.here:
             _same_outputs(student, classes_of(spec.weights), spec)

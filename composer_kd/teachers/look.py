@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composer_kd.answers import Answer, Sparse
 from composer_kd.batches import classes_last
 
 
@@ -18,26 +19,34 @@ class Look:
     Args:
         name: The teacher's name.
         origin: Where it comes from.
+        stored: Whether its answers come from a store.
     """
 
-    def __init__(self, name: str, origin: str) -> None:
+    def __init__(self, name: str, origin: str, stored: bool = False) -> None:
+        self._stored = stored
         self._who = f"Teacher '{name}' ({origin})"
         self._right: Tensor | None = None
         self._seen = 0
         self._classes = 0
 
-    def at(self, student_logits: Tensor, teacher_logits: Tensor, labels: Any, mask: Tensor | None) -> None:
+    def at(self, student_logits: Tensor, answer: Answer, labels: Any, mask: Tensor | None) -> None:
         """Look at its logits for one microbatch, beside the student's.
 
         Args:
             student_logits: Shape ``(N, ..., C)``.
-            teacher_logits: Should have the same shape.
+            answer: The teacher's logits, which should have the same shape; or what was stored of those of the rows that
+                count, whose classes were compared before.
             labels: The batch's labels, or ``None``.
             mask: Which labels count, or ``None`` where labels are not class numbers.
 
         Raises:
             ValueError: For another shape.
         """
+        if self._stored:
+            self._at_stored(student_logits, answer, labels, mask)
+            return
+        assert isinstance(answer, Tensor)
+        teacher_logits = answer
         if teacher_logits.shape != student_logits.shape:
             raise ValueError(
                 f'{self._who} gives logits of shape {tuple(teacher_logits.shape)} where the student gives '
@@ -52,6 +61,22 @@ class Look:
         self._right = ((logits.argmax(dim=-1) == labels) & chosen).sum() + (0 if self._right is None else self._right)
         self._seen += int(chosen.sum())
         self._classes = logits.shape[-1]
+
+    def _at_stored(self, student_logits: Tensor, answer: Answer, labels: Any, mask: Tensor | None) -> None:
+        rows = student_logits.shape[:-1].numel() if mask is None or student_logits.dim() == 2 else int(mask.sum())
+        if len(answer) != rows:
+            raise ValueError(
+                f'{self._who} has {len(answer)} stored rows where the student has {rows} that count: they are answers '
+                'to other labels. Write the store again for this training.',
+            )
+        if mask is None or not isinstance(labels, Tensor) or labels.shape != student_logits.shape[:-1]:
+            return
+        if student_logits.dim() > 2:
+            labels, mask = labels[mask], mask[mask]
+        best = answer.likeliest() if isinstance(answer, Sparse) else answer.argmax(dim=-1)
+        self._right = ((best == labels) & mask).sum() + (0 if self._right is None else self._right)
+        self._seen += int(mask.sum())
+        self._classes = student_logits.shape[-1]
 
     def verdict(self) -> None:
         """Warn, with the figure, if the teacher was right no more often than chance."""

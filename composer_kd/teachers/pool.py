@@ -7,6 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from composer.core import State
 from composer.utils import dist
 from torch import Tensor
 
+from composer_kd.answers import Answer
 from composer_kd.batches import Key, LogitsKey, batch_size_of, cut, target_of
-from composer_kd.teachers.build import build_teachers
+from composer_kd.teachers.build import AnyTeacher, build_teachers
 from composer_kd.teachers.placement import choose_placements
 from composer_kd.teachers.specs import TeacherSpec
+from composer_kd.teachers.stores import Stores, refuse_sharded
 from composer_kd.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ class Pool:
         input_key: As of :func:`build_teachers`, and so are ``target_key`` and ``logits_key``.
         target_key: Where a batch holds the labels.
         logits_key: Where outputs hold the logits.
+        temperature: Of the training's loss, where that is one number.
 
     Attributes:
         teachers: The teachers, once they are loaded. Those that this rank never asks are released.
@@ -43,11 +47,13 @@ class Pool:
 
     def __init__(
         self, specs: list[TeacherSpec], placement: str = 'replicated', microbatch_size: int | None = None,
-        input_key: Key = None, target_key: Key = None, logits_key: LogitsKey = None,
+        input_key: Key = None, target_key: Key = None, logits_key: LogitsKey = None, temperature: float | None = None,
     ) -> None:
-        self.teachers: list[Teacher] = []
+        self.teachers: list[AnyTeacher] = []
         self._specs, self._placement, self._size = specs, placement, microbatch_size
         self._keys = (input_key, target_key, logits_key)
+        self._temperature = temperature
+        self.stores = Stores()
         self._split: Split | None = None
         self._lockstep = _Lockstep()
 
@@ -65,23 +71,25 @@ class Pool:
                 training does not allow.
         """
         student: Any = state.model
-        teachers = build_teachers(self._specs, student, *self._keys)
+        teachers = build_teachers(self._specs, student, *self._keys, self._temperature)
         self._compare(teachers)
-        mine = {index: teachers[index] for index in sorted(held)}
+        mine = {i: teacher for i, teacher in enumerate(teachers) if i in held and isinstance(teacher, Teacher)}
         chosen = choose_placements(self._placement, list(mine.values()), state, by_rank)
         placements = dict(zip(mine, chosen, strict=True))
+        refuse_sharded(teachers, placements)
         for index, teacher in enumerate(teachers):
             if index in held:
-                teacher.place(state, placements[index])
-                if self._placement == 'auto' and placements[index] != 'replicated':
+                teacher.place(state, placements.get(index, 'stored'))
+                if self._placement == 'auto' and placements.get(index, 'replicated') != 'replicated':
                     log.info("Teacher '%s' is large for this device: it is %s.", teacher.name, placements[index])
             else:
                 teacher.release()
         self.teachers = teachers
+        self.stores.take({i: t.keeper for i, t in enumerate(teachers) if i in held and t.keeper}, mine)
         # a module that the user has let go of must be free to go when its window closes
         self._specs[:] = [dataclasses.replace(spec, source=None) for spec in self._specs]
 
-    def _compare(self, teachers: Sequence[Teacher]) -> None:
+    def _compare(self, teachers: Sequence[AnyTeacher]) -> None:
         everywhere: list[list[str]] = dist.all_gather_object([teacher.digest for teacher in teachers])
         for index, teacher in enumerate(teachers):
             digests = [ranks[index] for ranks in everywhere]
@@ -112,19 +120,21 @@ class Pool:
             teacher.to_device(state)
 
     @property
-    def held(self) -> list[Teacher]:
+    def held(self) -> list[AnyTeacher]:
         """The teachers that this rank has in memory."""
         return [teacher for teacher in self.teachers if not teacher.released]
 
     def open_batch(self, state: State) -> None:
         """A batch begins on which a teacher will answer; every rank calls this."""
+        self.stores.open_batch()
         if any(teacher.placement == 'sharded' for teacher in self.held):
             assert self._split is not None
             self._lockstep.open_batch(state, self._split)
 
     def outputs(
         self, asked: Sequence[int], batch: Any, positions: Tensor | None, scheduled: Collection[int],
-    ) -> dict[int, Tensor]:
+        counted: Tensor | None = None,
+    ) -> dict[int, Answer]:
         """The answers of some teachers to a microbatch.
 
         Args:
@@ -133,14 +143,20 @@ class Pool:
             positions: At which of its tokens logits are wanted; see :meth:`Teacher.outputs`.
             scheduled: Those of them that are asked in every microbatch of this batch, on all ranks; the others are
                 looked at beside them, once.
+            counted: Which of the microbatch's labels count; ``None`` where they are no class numbers.
 
         Returns:
-            Logits by index.
+            By index, logits; of stored answers, the rows of samples or of the tokens whose labels count.
         """
         parts = _parts(batch, positions, self._size, self._keys[1])
-        answers = {}
+        answers: dict[int, Answer] = {}
         for i in asked:
             teacher = self.teachers[i]
+            if teacher.keeper is not None:
+                ask = partial(self._whole, teacher) if isinstance(teacher, Teacher) else None
+                answers[i] = self.stores.answer(i, batch, positions, counted, ask)
+                continue
+            assert isinstance(teacher, Teacher)
             said = [teacher.outputs(part, where) for part, where, _ in parts]
             answers[i] = _joined(said, [places for _, _, places in parts])
             if teacher.placement == 'sharded':
@@ -148,9 +164,17 @@ class Pool:
         # every rank in the same order: the microbatches that only others have come round by round, as theirs do
         for _ in range(self._lockstep.rounds()):
             for i in asked:
-                if i in scheduled and self.teachers[i].placement == 'sharded':
-                    self._repeat(self.teachers[i], parts[-1], self._lockstep.due(self._size))
+                teacher = self.teachers[i]
+                if i in scheduled and isinstance(teacher, Teacher) and teacher.placement == 'sharded':
+                    self._repeat(teacher, parts[-1], self._lockstep.due(self._size))
+        self.stores.next_microbatch(batch)
         return answers
+
+    def _whole(self, teacher: Teacher, batch: Any, positions: Tensor | None) -> Tensor:
+        """A live teacher's logits for samples whose answers are not stored."""
+        parts = _parts(batch, positions, self._size, self._keys[1])
+        said = [teacher.outputs(part, where) for part, where, _ in parts]
+        return _joined(said, [places for _, _, places in parts])
 
     @staticmethod
     def _repeat(teacher: Teacher, part: _Part, times: int) -> None:
@@ -177,6 +201,7 @@ class Pool:
 
     def release(self) -> None:
         """Give up the memory of all."""
+        self.stores.release()
         for teacher in self.teachers:
             teacher.release()
 

@@ -13,18 +13,39 @@ import torch
 from composer.models import ComposerModel
 from torchvision.models import WeightsEnum
 
+from composer_kd.answers.manifest import NAME
 from composer_kd.models.published import file_of, published_weights
 from composer_kd.names import check_keys
 from composer_kd.runs import RunFolder
 from composer_kd.teachers.fetch import is_remote
 
 _SOURCES = {
-    'run': {'name', 'weight', 'logits_key', 'digest'},
-    'checkpoint': {'name', 'weight', 'logits_key', 'digest', 'model', 'algorithms'},
-    'torchvision': {'name', 'weight', 'logits_key', 'digest', 'weights'},
-    'module': {'name', 'weight', 'logits_key', 'digest'},
+    'run': {'name', 'weight', 'logits_key', 'digest', 'cache'},
+    'checkpoint': {'name', 'weight', 'logits_key', 'digest', 'cache', 'model', 'algorithms'},
+    'torchvision': {'name', 'weight', 'logits_key', 'digest', 'cache', 'weights'},
+    'module': {'name', 'weight', 'logits_key', 'digest', 'cache'},
+    'cache': {'name', 'weight', 'digest'},
 }
 _EXPECTED = {'torchvision': "torchvision's name of a classification model"}
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """Where a teacher's answers are stored.
+
+    Attributes:
+        path: A folder, or a URI to read from.
+        fill: Whether answers that are not there yet are written down as they are asked for.
+        form: How they are written, as :meth:`composer_kd.answers.Format.read` takes it; of a store that is there
+            already, its own.
+        local: Where the shards of a store that is complete are fetched to as they are asked for; ``None`` for reading
+            them where they are or, of a URI, for a folder of the machine's own.
+    """
+
+    path: str
+    fill: bool = False
+    form: Any = None
+    local: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,7 @@ class TeacherSpec:
     """One teacher as the user asked for it.
 
     Attributes:
-        kind: ``'run'``, ``'checkpoint'``, ``'torchvision'`` or ``'module'``.
+        kind: ``'run'``, ``'checkpoint'``, ``'torchvision'``, ``'module'`` or ``'cache'`` (stored answers alone).
         source: The folder, the path or URI, torchvision's name of the architecture, or the module itself.
         name: Its name in logs and records, unique among the teachers.
         weight: Its share: of the average where all teachers or teachers in turn answer, of the draws where they are
@@ -44,6 +65,7 @@ class TeacherSpec:
         weights: For ``'torchvision'``, the published weights.
         index: Its place among the teachers.
         digest: The first hexadecimal digits, 8 or more, of the digest that it must have; ``None`` for any.
+        cache: Where its answers are stored, if anywhere.
     """
 
     kind: str
@@ -57,6 +79,7 @@ class TeacherSpec:
     weights: WeightsEnum | None = None
     index: int = 0
     digest: str | None = None
+    cache: CacheSpec | None = None
 
     @property
     def where(self) -> str:
@@ -66,7 +89,7 @@ class TeacherSpec:
     @property
     def here(self) -> bool:
         """Whether it lies on this machine, so that it can be looked at without fetching anything."""
-        if self.kind == 'checkpoint':
+        if self.kind in ('checkpoint', 'cache'):
             return not is_remote(self.source)
         return self.weights is None or file_of(self.weights).exists()
 
@@ -77,6 +100,33 @@ def _origin(kind: str, source: Any) -> str:
         inner = source.module if isinstance(source, ComposerModel) and hasattr(source, 'module') else source
         return f'module:{type(inner).__name__}'
     return f'{kind}:{source}'
+
+
+def _cache(said: Any, where: str, kind: str) -> CacheSpec:
+    if isinstance(said, (str, os.PathLike)):
+        said = {'path': os.fspath(said)}
+    if not isinstance(said, Mapping):
+        raise TypeError(f'{where}: expected a path or {{path: PATH, fill: true}}, got {said!r}.')
+    alone = kind == 'cache'
+    check_keys(said, {'path', 'local'} if alone else {'path', 'fill', 'format'}, where)
+    path, fill, local = said.get('path'), said.get('fill', False), said.get('local')
+    if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
+        raise ValueError(f'{where}.path: expected the folder of a store, got {path!r}.')
+    if not isinstance(fill, bool):
+        raise TypeError(f'{where}.fill: expected true or false, got {fill!r}.')
+    path = os.fspath(path)
+    if is_remote(path) and not alone:
+        raise ValueError(
+            f"{where}.path: beside a teacher a store is read and written on this machine or a file system it shares, "
+            f"got '{path}'. Give a folder; a store at a URI is read by {{cache: URI}} alone.",
+        )
+    if not fill and not is_remote(path) and not os.path.isfile(os.path.join(path, NAME)):
+        raise FileNotFoundError(
+            f"{where}: there is no {NAME} in '{path}', so no stored answers (relative to {os.getcwd()}). Write them "
+            "with 'composer-kd cache RECIPE.yaml --out PATH'"
+            + ('.' if alone else ', or let this run store what it asks: fill: true.'),
+        )
+    return CacheSpec(path, fill, said.get('format'), None if local is None else str(local))
 
 
 def _published(architecture: str, item: Mapping[str, Any], where: str) -> WeightsEnum:
@@ -97,9 +147,12 @@ def _parse(item: Any, index: int) -> TeacherSpec:
     if not isinstance(item, Mapping):
         raise TypeError(
             f'{where}: expected a torch.nn.Module, {{run: FOLDER}}, {{checkpoint: PATH_OR_URI, model: {{...}}}}, '
-            f'{{torchvision: NAME, weights: NAME}} or {{module: nn.Module}}, got {type(item).__name__}: {item!r}.',
+            f'{{torchvision: NAME, weights: NAME}}, {{module: nn.Module}} or {{cache: PATH_OR_URI}}, got '
+            f'{type(item).__name__}: {item!r}.',
         )
     kinds = [kind for kind in _SOURCES if kind in item]
+    if len(kinds) == 2 and 'cache' in kinds:
+        kinds.remove('cache')  # a teacher, and where its answers are stored
     if len(kinds) != 1:
         check_keys(item, {*_SOURCES, *(key for keys in _SOURCES.values() for key in keys)}, where)
         raise ValueError(
@@ -108,7 +161,8 @@ def _parse(item: Any, index: int) -> TeacherSpec:
         )
     kind = kinds[0]
     check_keys(item, {kind, *_SOURCES[kind]}, where)
-    source = item[kind]
+    cache = _cache(item['cache'], f'{where}.cache', kind) if item.get('cache') is not None else None
+    source = item[kind] if kind != 'cache' or cache is None else cache.path
     if kind == 'module' and not isinstance(source, torch.nn.Module):
         raise TypeError(f'{where}.module: expected a torch.nn.Module, got {type(source).__name__}: {source!r}.')
     if kind != 'module':
@@ -135,7 +189,7 @@ def _parse(item: Any, index: int) -> TeacherSpec:
     return TeacherSpec(
         kind, source, str(item.get('name') or f'teacher{index}'), float(weight), item.get('model'),
         dict(item.get('algorithms') or {}), item.get('logits_key'),
-        _origin(kind, f'{source}/{weights.name}' if weights is not None else source), weights, index, digest,
+        _origin(kind, f'{source}/{weights.name}' if weights is not None else source), weights, index, digest, cache,
     )
 
 

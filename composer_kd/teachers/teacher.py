@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from composer_kd.batches import POSITIONS, Key, LogitsKey, at_positions, call_module, find_logits, without_target
+from composer_kd.teachers.keeper import Keeper
 from composer_kd.teachers.placement import bring_when_used, shard
+from composer_kd.teachers.stored import with_format
 from composer_kd.teachers.weights import digest_of
 
 
@@ -48,6 +50,7 @@ class Teacher:
         self.origin = origin
         self.digest = digest_of(module)
         self.placement = 'replicated'
+        self.keeper: Keeper | None = None
         self._module: torch.nn.Module | None = module.eval()
         self._input_key, self._target_key, self._logits_key = input_key, target_key, logits_key
         self._borrowed = borrowed
@@ -65,6 +68,16 @@ class Teacher:
                 f"Teacher '{self.name}' was released when its window closed. Build a new Distillation to train again.",
             )
         return self._module
+
+    def keep(self, keeper: Keeper) -> None:
+        """Read and write its answers there; from now on it answers as they are written."""
+        self.keeper = keeper
+        self.digest = with_format(self.digest, keeper.form)
+
+    @property
+    def vocabulary(self) -> Any:
+        """The digest of its words and their numbers, where its model says it."""
+        return getattr(self.module, 'vocabulary', None)
 
     @property
     def released(self) -> bool:
@@ -166,7 +179,7 @@ def outputs_known(model: torch.nn.Module) -> int | None:
     return None
 
 
-def refuse_another_vocabulary(student: torch.nn.Module, teachers: Sequence[Teacher]) -> None:
+def refuse_another_vocabulary(student: torch.nn.Module, teachers: Sequence[Any]) -> None:
     """Refuse a teacher whose tokenizer numbers words otherwise than the student's, where both are known.
 
     Raises:
@@ -174,7 +187,7 @@ def refuse_another_vocabulary(student: torch.nn.Module, teachers: Sequence[Teach
     """
     own = getattr(student, 'vocabulary', None)
     for teacher in teachers:
-        theirs = getattr(teacher.module, 'vocabulary', None)
+        theirs = teacher.vocabulary
         if own is not None and theirs is not None and own != theirs:
             raise ValueError(
                 f"Teacher '{teacher.name}' ({teacher.origin}) has another vocabulary than the student: other words "

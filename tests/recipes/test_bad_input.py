@@ -92,7 +92,7 @@ def test_validate_says_that_a_good_teacher_fits(earlier):
 
 
 def test_what_composer_refuses(capsys, tmp_path):
-    assert 'Composer refused' in told(capsys, tmp_path, 'load_path=no/such.pt')
+    assert "load_path: 'no/such.pt' is not there" in told(capsys, tmp_path, 'load_path=no/such.pt')
     if not torch.cuda.is_available():
         assert 'Composer refused' in told(capsys, tmp_path, 'device=gpu')
 

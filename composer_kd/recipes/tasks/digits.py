@@ -15,10 +15,11 @@ from composer.core import DataSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
+from composer_kd.answers import Identity
 from composer_kd.names import check_keys
 from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
-from composer_kd.recipes.tasks.sampling import EpochDataset, Key, generator, make_loader
+from composer_kd.recipes.tasks.sampling import EpochDataset, Key, generator, make_loader, views_of
 
 SPLITS = {'train': (0, 1078), 'validation': (1078, 1437), 'test': (1437, 1797)}
 """The rows of each split in the fixed order of :func:`ordered_digits`: 1,078, 359 and 360 images."""
@@ -27,6 +28,9 @@ SPLITS = {'train': (0, 1078), 'validation': (1078, 1437), 'test': (1437, 1797)}
 _NOISE, _SHIFT, _FIXED_NOISE = range(1, 4)
 
 Batch = tuple[Tensor, Tensor]
+
+_WAY = 1
+"""One higher whenever the same settings and seed come to give other images."""
 
 
 @lru_cache(maxsize=1)
@@ -80,16 +84,16 @@ def shifted(images: NDArray[np.float32], shifts: NDArray[np.int64]) -> NDArray[n
 
 
 class Digits(EpochDataset[Batch]):
-    """One split of the digits, asked for by ``(epoch, index)``.
+    """One split of the digits, asked for by ``(view, index)``.
 
-    The augmentation of an epoch is drawn for all images at once; image ``i`` gets row ``i``, whatever it is asked
+    The augmentation of a view is drawn for all images at once; image ``i`` gets row ``i``, whatever it is asked
     together with, and the same row for every ``train_size`` above ``i``.
 
     Args:
         split: ``'train'``, ``'validation'`` or ``'test'``.
-        seed: The run's seed.
-        train: Whether images are augmented anew each epoch; if not, the noise is one fixed draw per image, the same
-            for all seeds and epochs, and nothing is shifted.
+        seed: The seed of the augmentation.
+        train: Whether images are augmented anew in each view; if not, the noise is one fixed draw per image, the same
+            for all seeds and views, and nothing is shifted.
         size: How many images, the first of the split; ``None`` for all.
         noise: Standard deviation of the Gaussian noise on each pixel; pixels lie in 0 to 1.
         shift: Largest random translation in pixels, drawn for each axis and image.
@@ -111,7 +115,7 @@ class Digits(EpochDataset[Batch]):
         return len(self._images)
 
     def images(self, epoch: int) -> Tensor:
-        """All images as that epoch sees them, ``(len(self), 1, 8, 8)``."""
+        """All images as they look in that view (of the epoch of that number, as a rule), ``(len(self), 1, 8, 8)``."""
         epoch = epoch if self._train else 0
         if epoch != self._epoch:
             self._current = torch.from_numpy(self._augmented(epoch)).unsqueeze(1)
@@ -134,7 +138,7 @@ class Digits(EpochDataset[Batch]):
         return self.images(epoch)[index], self.labels[index]
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        # A batch belongs to one epoch: the sampler below makes it so.
+        # A batch belongs to one view: the sampler makes it so.
         index = torch.tensor([index for _, index in keys])
         return self.images(keys[0][0])[index], self.labels[index]
 
@@ -164,6 +168,8 @@ def digits(
     part: Part | None = None,
     noise: float = 0.0,
     shift: int = 0,
+    views: int | None = None,
+    view_seed: int | None = None,
     num_workers: int = 0,
 ) -> DataSpec:
     """Scikit-learn's digits: 1,078 images to train on, 359 to validate, 360 to test; 10 classes, stratified, fixed.
@@ -181,6 +187,9 @@ def digits(
             classes in their proportions; not together with ``train_size``.
         noise: Standard deviation of Gaussian pixel noise, 0 or more; pixels lie in 0 to 1.
         shift: Largest random translation in pixels, 0 to 7; in training only.
+        views: How many augmented views of an image are kept and come again epoch by epoch; ``None`` for a new one each
+            epoch. Stored answers are answers to views.
+        view_seed: The seed of the augmentation; ``None`` for the run's own. Runs that share stored answers share it.
         num_workers: Worker processes; 0 is fastest, as the data lies in memory.
 
     Returns:
@@ -206,8 +215,12 @@ def digits(
         raise ValueError(f'noise: expected a standard deviation of 0 or more, got {noise}.')
     if not 0 <= shift <= 7:
         raise ValueError(f'shift: expected 0 to 7 pixels, got {shift}.')
-    dataset = Digits(split, seed, train, size, noise, shift)
-    loader = make_loader(dataset, batch_size, seed, train, num_workers, _as_it_is, part)
+    drawn_from = views_of(seed, train, views, view_seed)
+    dataset = Digits(split, drawn_from, train, size, noise, shift)
+    identity = Identity(
+        {'name': 'digits', 'split': split}, {'seed': drawn_from, 'noise': float(noise), 'shift': shift, 'way': _WAY},
+    )
+    loader = make_loader(dataset, batch_size, seed, train, num_workers, _as_it_is, part, None, views, identity)
     return DataSpec(loader, split_batch=_split)
 
 

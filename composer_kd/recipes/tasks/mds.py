@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
+from composer_kd.answers import SampleLoader
 from composer_kd.recipes.tasks.part import Part
 
 Sample = Callable[[Mapping[str, Any], int, int], Any]
-"""What is made of a sample: a function of its columns, the epoch and its index."""
+"""What is made of a sample: a function of its columns, the view and its index."""
 
 GIVEN = frozenset({'local', 'remote', 'split', 'streams', 'batch_size', 'shuffle', 'shuffle_seed'})
 """The arguments of a StreamingDataset that follow from other settings."""
@@ -153,7 +152,9 @@ def mds_loader(
     streaming: Mapping[str, Any] | None = None,
     attributes: Mapping[str, Any] | None = None,
     part: Part | None = None,
-) -> DataLoader[Any]:
+    views: int | None = None,
+    looks: Mapping[str, Any] | None = None,
+) -> SampleLoader:
     """A DataLoader over MDS shards.
 
     Shards that are all on this machine are read at random, in an order that seed and epoch alone decide. With a
@@ -178,6 +179,8 @@ def mds_loader(
         attributes: What else is set on the loader's dataset.
         part: ``[start, end]``, the shares of the samples between which they are taken; ``None`` for all. Of training
             data in mosaicml-streaming's order there is none.
+        views: How many views epochs take in turn; ``None`` for a new one each.
+        looks: What decides how a sample looks in a view, for stored answers to be held against.
 
     Raises:
         FileNotFoundError: If there are no shards.
@@ -199,5 +202,5 @@ def mds_loader(
 
     return stream_loader(
         at, remote, below, sample, collate_fn, batch_size, seed, train, num_workers, dict(streaming or {}),
-        dict(attributes or {}), part,
+        dict(attributes or {}), part, views, looks,
     )

@@ -1,8 +1,9 @@
 """Sampling of data that can be asked for any of its samples: seeded, the same for every number of ranks, resumable.
 
-Samples are asked for by ``(epoch, index)``, so that what is random about a sample (crop, noise, mask) follows from the
-run's seed, the epoch and the sample's own index. A batch then does not depend on its neighbours, on the number of
-workers or ranks, or on whether the run was resumed in the middle of an epoch.
+Samples are asked for by ``(view, index)``, so that what is random about a sample (crop, noise, mask) follows from a
+seed, the view and the sample's own index. A batch then does not depend on its neighbours, on the number of workers or
+ranks, or on whether the run was resumed in the middle of an epoch. Each epoch has a view of its own, or, where a recipe
+says how many are kept, epochs take them in turn: a teacher's answer to a view can then be stored and read again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import numpy as np
 import torch
 from composer.utils import dist
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import Dataset, DistributedSampler, Subset, default_collate
 
+from composer_kd.answers import Identity, SampleLoader
 from composer_kd.recipes.tasks.part import Chosen, Part, choose, pick
 
 Key = tuple[int, int]
-"""Epoch and index of a sample."""
+"""View and index of a sample. The view is the number of the epoch, unless views are kept and come again."""
 
 Item = TypeVar('Item', covariant=True)
 
@@ -39,8 +41,34 @@ def generator(*source: int) -> np.random.Generator:
     return np.random.default_rng(source)
 
 
+def views_of(seed: int, train: bool, views: int | None, view_seed: int | None) -> int:
+    """The seed that views are drawn from, once ``views`` and ``view_seed`` are checked.
+
+    Args:
+        seed: The run's seed.
+        train: Whether the data is trained on: an evaluator has one view, the same for all seeds.
+        views: How many views of a sample are kept and come again epoch by epoch; ``None`` for a new one each epoch.
+        view_seed: The seed of the views; ``None`` for the run's own.
+
+    Raises:
+        ValueError: For a value out of range, or either of them for an evaluator.
+
+    Example:
+        >>> views_of(17, True, None, None), views_of(17, True, 4, 0)
+        (17, 0)
+    """
+    for name, value, least in (('views', views, 1), ('view_seed', view_seed, 0)):
+        if value is None:
+            continue
+        if not train:
+            raise ValueError(f'{name}: is for training; an evaluator sees every sample in one way. Leave it out.')
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f'{name}: expected a whole number of {least} or more, got {value!r}.')
+    return seed if view_seed is None else view_seed
+
+
 class EpochDataset(Dataset[Item]):
-    """A dataset asked for by ``(epoch, index)``, from which Composer resumes in mid-epoch without replaying batches.
+    """A dataset asked for by ``(view, index)``, from which Composer resumes in mid-epoch without replaying batches.
 
     Composer saves what :meth:`state_dict` returns and, on resuming, hands it to :meth:`load_state_dict` instead of
     fetching and dropping all batches up to there. Subclasses define ``__len__`` and ``__getitem__``, and
@@ -63,7 +91,7 @@ class EpochDataset(Dataset[Item]):
 
 
 class EpochSampler(DistributedSampler[Key]):
-    """Yields this rank's share of ``(epoch, index)``; Composer tells it the epoch.
+    """Yields this rank's share of ``(view, index)``; Composer tells it the epoch.
 
     The order of an epoch depends on the seed and the epoch, and rank ``r`` of ``R`` takes every ``R``-th from ``r``
     on: a global batch holds the same samples for every number of ranks.
@@ -74,23 +102,32 @@ class EpochSampler(DistributedSampler[Key]):
         train: Whether to shuffle anew each epoch and leave out what does not fill all ranks. If not, all samples come
             in order, the last ranks' share padded (Composer leaves the padding out of its metrics).
         chosen: Indices of the samples that there are; ``None`` for all.
+        views: How many views epochs take in turn; ``None`` for one each.
     """
 
-    def __init__(self, dataset: EpochDataset[Any], seed: int, train: bool, chosen: Chosen | None = None) -> None:
+    def __init__(
+        self, dataset: EpochDataset[Any], seed: int, train: bool, chosen: Chosen | None = None,
+        views: int | None = None,
+    ) -> None:
         chosen = range(len(dataset)) if chosen is None else chosen
         super().__init__(
             # Composer asks it for its length; the samples themselves are fetched from the whole, by their own index.
             Subset(dataset, cast('Sequence[int]', chosen)), dist.get_world_size(), dist.get_global_rank(),
             shuffle=train, seed=seed, drop_last=train,
         )
-        self._data, self._chosen = dataset, chosen
+        self._data, self._chosen, self._views = dataset, chosen, views
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The indices of an epoch, over all ranks, in the order in which they come."""
+        count = len(self._chosen)
+        order = generator(self.seed, epoch, _ORDER).permutation(count) if self.shuffle else np.arange(count)
+        return np.resize(pick(self._chosen, order), self.total_size)
 
     def __iter__(self) -> Iterator[Key]:
-        count = len(self._chosen)
-        order = generator(self.seed, self.epoch, _ORDER).permutation(count) if self.shuffle else np.arange(count)
-        share = np.resize(pick(self._chosen, order), self.total_size)[self.rank::self.num_replicas]
+        share = self.order(self.epoch)[self.rank::self.num_replicas]
         done, self._data.skip = self._data.skip // self.num_replicas, 0
-        return ((self.epoch, int(index)) for index in share[done:])
+        view = self.epoch if self._views is None else self.epoch % self._views
+        return ((view, int(index)) for index in share[done:])
 
 
 def make_loader(
@@ -102,8 +139,10 @@ def make_loader(
     collate_fn: Callable[[Any], Any] | None = None,
     part: Part | None = None,
     labels: NDArray[np.int64] | None = None,
+    views: int | None = None,
+    identity: Identity | None = None,
     **settings: Any,
-) -> DataLoader[Any]:
+) -> SampleLoader:
     """A DataLoader over such a dataset.
 
     Args:
@@ -115,6 +154,9 @@ def make_loader(
         collate_fn: Samples to a batch.
         part: ``[start, end]``, the shares of the samples between which they are taken; ``None`` for all.
         labels: Of all samples, where they lie class after class: a part then takes its share of each class.
+        views: How many views epochs take in turn; ``None`` for a new one each.
+        identity: What the samples are, for stored answers to be held against; ``None`` where that is not known, so
+            that they are compared one by one alone.
         **settings: Further arguments of the DataLoader.
 
     Raises:
@@ -131,12 +173,15 @@ def make_loader(
             f'batch_size: an epoch has {len(chosen)} samples, fewer than one global batch of {whole}; make the batch '
             'smaller or the data larger.',
         )
-    return DataLoader(
+    return SampleLoader(
         dataset,
         batch_size,
-        sampler=EpochSampler(dataset, seed, train, chosen),
+        default_collate if collate_fn is None else collate_fn,
+        identity,
+        views=views,
+        chosen=chosen,
+        sampler=EpochSampler(dataset, seed, train, chosen, views),
         num_workers=num_workers,
-        collate_fn=collate_fn,
         drop_last=train,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

@@ -10,6 +10,7 @@ import torch
 from composer.core import DataSpec
 from torch import Tensor
 
+from composer_kd.answers import Identity
 from composer_kd.models import load_tokenizer, vocabulary_digest
 from composer_kd.names import check_keys
 from composer_kd.recipes.tasks.glue.files import Samples, find_file, read_file
@@ -18,11 +19,15 @@ from composer_kd.recipes.tasks.glue.tasks import TASKS
 from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
 from composer_kd.recipes.tasks.sampling import EpochDataset, Key, make_loader
+from composer_kd.runs.files import digest
 
 Sample = tuple[tuple[str, ...], float]
 
 # Tensor cores want lengths in eights.
 _MULTIPLE = 8
+
+_WAY = 1
+"""One higher whenever the same sentences and settings come to give other tokens."""
 
 
 class Sentences(EpochDataset[Sample]):
@@ -147,7 +152,13 @@ def glue(
     )
     dataset = Sentences(samples, len(said.classes), vocabulary_digest(words), max_seq_len)
     collate = _Tokenize(words, max_seq_len, len(said.classes))
-    return DataSpec(make_loader(dataset, batch_size, seed, train, num_workers, collate, part), split_batch=_split)
+    made_of = {'name': f'glue {task}', 'samples': len(dataset), 'content': digest([dataset.sentences, dataset.labels])}
+    looks = {'max_seq_len': max_seq_len, 'vocabulary': dataset.vocabulary, 'way': _WAY}
+    loader = make_loader(
+        # nothing is drawn: every epoch has the same view
+        dataset, batch_size, seed, train, num_workers, collate, part, None, 1, Identity(made_of, looks),
+    )
+    return DataSpec(loader, split_batch=_split)
 
 
 @describes('glue')

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from composer_kd.answers import Identity
 from composer_kd.names import check_keys
 from composer_kd.recipes.tasks.images.cifar_files import FOLDERS, CifarImages, cifar_folder, read_cifar
 from composer_kd.recipes.tasks.images.imagenet import COLUMNS, file_bytes, label_of, mds_folder
@@ -28,12 +29,15 @@ from composer_kd.recipes.tasks.images.transforms import (
 from composer_kd.recipes.tasks.mds import check_part, mds_loader, read_index
 from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
-from composer_kd.recipes.tasks.sampling import EpochDataset, Key, generator, make_loader
+from composer_kd.recipes.tasks.sampling import EpochDataset, Key, generator, make_loader, views_of
 
 SPLITS = {'train': 50_000, 'test': 10_000}
 """Images of each split, as published."""
 
 SIDE = 32
+
+_WAY = 1
+"""One higher whenever the same images, settings and seed come to give other pixels."""
 
 
 def augmented(images: NDArray[np.uint8], draws: NDArray[np.int64], pad: int) -> NDArray[np.uint8]:
@@ -72,14 +76,14 @@ def planes(images: NDArray[np.uint8]) -> Tensor:
 
 
 class CifarData(EpochDataset[Any]):
-    """A split of CIFAR in memory, asked for by ``(epoch, index)``.
+    """A split of CIFAR in memory, asked for by ``(view, index)``.
 
-    The augmentation of an epoch is drawn for all images at once; image ``i`` gets row ``i``, whatever it is asked
+    The augmentation of a view is drawn for all images at once; image ``i`` gets row ``i``, whatever it is asked
     together with.
 
     Args:
         found: The images.
-        seed: The run's seed.
+        seed: The seed of the augmentation.
         train: Whether images are augmented.
         pad: Zeros on each side of which the crop is taken.
         num_classes: 10 or 100.
@@ -98,7 +102,7 @@ class CifarData(EpochDataset[Any]):
         return images[0], int(labels[0])
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        # A batch belongs to one epoch: the sampler makes it so.
+        # A batch belongs to one view: the sampler makes it so.
         epoch, index = keys[0][0], np.array([index for _, index in keys])
         images = self._found.images[index]
         if self._train:
@@ -141,6 +145,8 @@ def cifar(
     classes: int = 10,
     part: Part | None = None,
     pad: int = 4,
+    views: int | None = None,
+    view_seed: int | None = None,
     num_workers: int = 2,
     streaming: Mapping[str, Any] | None = None,
 ) -> DataSpec:
@@ -159,6 +165,9 @@ def cifar(
         part: Use only the images between two shares of the split, ``[0.5, 1]`` for its second half, in the files'
             order, which is mixed; of MDS shards, only of those that lie here uncompressed, or in an evaluator.
         pad: Zeros on each side of which training takes a random crop, 0 to 32.
+        views: How many views of a sample are kept and come again epoch by epoch; ``None`` for a new one each epoch.
+            Stored answers are answers to views.
+        view_seed: The seed of the views; ``None`` for the run's own. Runs that share stored answers share it.
         num_workers: Worker processes of this rank.
         streaming: Further arguments of ``streaming.StreamingDataset``.
 
@@ -175,19 +184,25 @@ def cifar(
         raise ValueError(f'classes: expected 10 or 100, got {classes}.')
     if not 0 <= pad <= SIDE:
         raise ValueError(f'pad: expected 0 to {SIDE} pixels, got {pad}.')
+    drawn_from = views_of(seed, train, views, view_seed)
+    looks: dict[str, Any] = {'seed': drawn_from, 'pad': pad, 'way': _WAY}
     found = mds_folder(path, split)
     if remote is not None or found is not None:
+        looks['drawn'] = 'by sample'
         loader = mds_loader(
-            path, remote, split, COLUMNS, _ShardSample(seed, train, pad, classes, str(found or remote)), collate,
-            batch_size, seed, train, num_workers, streaming, {'num_classes': classes},
-            part,
+            path, remote, split, COLUMNS, _ShardSample(drawn_from, train, pad, classes, str(found or remote)),
+            collate, batch_size, seed, train, num_workers, streaming, {'num_classes': classes}, part, views, looks,
         )
     else:
         check_keys({split: None}, SPLITS, 'split')
         if streaming:
             raise ValueError(f"streaming: is for MDS shards, and '{path}' holds none; leave it out.")
-        data = CifarData(read_cifar(path, split, classes), seed, train, pad, classes)
-        loader = make_loader(data, batch_size, seed, train, num_workers, _as_it_is, part)
+        images = read_cifar(path, split, classes)
+        data = CifarData(images, drawn_from, train, pad, classes)
+        made_of = {'name': 'cifar', 'samples': len(data), 'content': images.content()}
+        loader = make_loader(
+            data, batch_size, seed, train, num_workers, _as_it_is, part, None, views, Identity(made_of, looks),
+        )
     return DataSpec(loader, split_batch=split_batch, microbatch_transforms=Normalise(*CIFAR_STATISTICS[classes]))
 
 

@@ -11,6 +11,7 @@ from composer.core import DataSpec
 from PIL import Image
 from torch import Tensor
 
+from composer_kd.answers import Identity
 from composer_kd.names import nearest
 from composer_kd.recipes.tasks.images.decode import Decoder
 from composer_kd.recipes.tasks.images.folder import ImageFolder, class_folders, scan_folder
@@ -26,7 +27,7 @@ from composer_kd.recipes.tasks.images.transforms import (
 from composer_kd.recipes.tasks.mds import check_part, is_mds, mds_loader, read_index
 from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
-from composer_kd.recipes.tasks.sampling import EpochDataset, Key, make_loader
+from composer_kd.recipes.tasks.sampling import EpochDataset, Key, make_loader, views_of
 
 COLUMNS = ('x', 'y')
 """Of the shards: the file's bytes, and the label. Those of mosaicml-streaming's own converters too."""
@@ -38,6 +39,9 @@ DECODERS = ('fast', 'pil')
 
 Item = tuple[Tensor, int]
 
+_WAY = 1
+"""One higher whenever the same picture, settings and seed come to give other pixels."""
+
 
 def mds_folder(path: str, split: str) -> Path | None:
     """Where the shards lie: ``path/split``, or ``path`` itself; ``None`` if in neither."""
@@ -45,7 +49,7 @@ def mds_folder(path: str, split: str) -> Path | None:
 
 
 class FolderData(EpochDataset[Item]):
-    """The pictures of a folder, asked for by ``(epoch, index)``.
+    """The pictures of a folder, asked for by ``(view, index)``.
 
     Args:
         pictures: What is in the folder.
@@ -169,6 +173,8 @@ def imagenet(
     part: Part | None = None,
     rand_augment: Mapping[str, Any] | None = None,
     decoder: Decoder = 'fast',
+    views: int | None = None,
+    view_seed: int | None = None,
     num_workers: int = 8,
     streaming: Mapping[str, Any] | None = None,
 ) -> DataSpec:
@@ -194,6 +200,9 @@ def imagenet(
             of shards that lie here uncompressed, or in an evaluator.
         rand_augment: ``{depth: 1, severity: 9, augmentation_set: all}``: RandAugment after crop and flip, in training.
         decoder: ``'fast'`` (libjpeg-turbo and torch), or ``'pil'`` (torchvision's classic pipeline, exactly).
+        views: How many views of a sample are kept and come again epoch by epoch; ``None`` for a new one each epoch.
+            Stored answers are answers to views.
+        view_seed: The seed of the views; ``None`` for the run's own. Runs that share stored answers share it.
         num_workers: Worker processes of this rank.
         streaming: Further arguments of ``streaming.StreamingDataset``.
 
@@ -223,20 +232,28 @@ def imagenet(
     split = split if split is not None else 'train' if train else 'val'
     _check(crop_size, resize_size, num_classes, decoder, rand_augment is not None, train)
     augmented = None if rand_augment is None else RandAugmented(rand_augment)
-    view = TrainingView(seed, crop_size, decoder, augmented) if train else EvaluationView(
+    drawn_from = views_of(seed, train, views, view_seed)
+    view = TrainingView(drawn_from, crop_size, decoder, augmented) if train else EvaluationView(
         resize_size, crop_size, decoder,
     )
+    looks = {'seed': drawn_from, 'crop_size': crop_size, 'decoder': decoder, 'way': _WAY, 'rand_augment': (
+        None if rand_augment is None else dict(rand_augment)
+    )}
     found = mds_folder(path, split)
     if remote is not None or found is not None:
         loader = mds_loader(
             path, remote, split, COLUMNS, ShardSample(view, num_classes, str(found or remote)), collate, batch_size,
-            seed, train, num_workers, streaming, {'num_classes': num_classes}, part,
+            seed, train, num_workers, streaming, {'num_classes': num_classes}, part, views, looks,
         )
     else:
         if streaming:
             raise ValueError(f"streaming: is for MDS shards, and '{Path(path) / split}' holds none; leave it out.")
-        data = FolderData(_scan(path, split, num_classes), view)
-        loader = make_loader(data, batch_size, seed, train, num_workers, collate, part, data.labels)
+        pictures = _scan(path, split, num_classes)
+        data = FolderData(pictures, view)
+        made_of = {'name': 'pictures', 'samples': len(data), 'content': pictures.content()}
+        loader = make_loader(
+            data, batch_size, seed, train, num_workers, collate, part, data.labels, views, Identity(made_of, looks),
+        )
     return DataSpec(loader, split_batch=split_batch, microbatch_transforms=Normalise(*IMAGENET_STATISTICS))
 
 

@@ -15,8 +15,12 @@ from composer_kd.models.tokenizers import load_tokenizer, vocabulary_digest
 from composer_kd.recipes.tasks.mds import check_part, is_mds, mds_loader, read_index
 from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
+from composer_kd.recipes.tasks.sampling import views_of
 from composer_kd.recipes.tasks.text.collate import Collate, Item, count_samples, count_tokens, split_batch
 from composer_kd.recipes.tasks.text.masking import Masking
+
+_WAY = 1
+"""One higher whenever the same text, settings and seed come to give other masks."""
 
 _PUBLISHED = {True: 364_868_892, False: 364_608}
 """Documents of C4 English to train on and to validate on."""
@@ -70,8 +74,8 @@ def _check_index(folder: Path, tokenizer: Any, name: str, max_seq_len: int) -> N
         )
 
 
-def _found(raw: Mapping[str, Any], epoch: int, index: int) -> Item:
-    return raw['tokens'] if 'tokens' in raw else raw['text'], epoch, index
+def _found(raw: Mapping[str, Any], view: int, index: int) -> Item:
+    return raw['tokens'] if 'tokens' in raw else raw['text'], view, index
 
 
 @DATA.register('masked_text')
@@ -86,6 +90,8 @@ def masked_text(
     max_seq_len: int = 128,
     part: Part | None = None,
     mask_probability: float = 0.15,
+    views: int | None = None,
+    view_seed: int | None = None,
     num_workers: int = 0,
     streaming: dict[str, Any] | None = None,
 ) -> DataSpec:
@@ -109,6 +115,9 @@ def masked_text(
         part: Use only the samples between two shares of the split, ``[0.5, 1]`` for its second half, in the shards'
             order; only of shards that lie here uncompressed, or in an evaluator.
         mask_probability: Share of the tokens to predict, above 0 and below 1.
+        views: How many maskings of a text are kept and come again epoch by epoch; ``None`` for a new one each epoch.
+            Stored answers are answers to views.
+        view_seed: The seed of the views; ``None`` for the run's own. Runs that share stored answers share it.
         num_workers: Worker processes of this rank; 0 reads in the training process itself.
         streaming: Further arguments of ``streaming.StreamingDataset``, such as ``cache_limit`` or ``predownload``.
 
@@ -139,9 +148,14 @@ def masked_text(
     words = _tokenizer(tokenizer)
     if max_seq_len < 3:
         raise ValueError(f'max_seq_len: expected 3 tokens or more, two of them special, got {max_seq_len}.')
+    drawn_from = views_of(seed, train, views, view_seed)
     masking = Masking(
-        words.mask_token_id, words.all_special_ids, len(words), mask_probability, seed if train else None,
+        words.mask_token_id, words.all_special_ids, len(words), mask_probability, drawn_from if train else None,
     )
+    looks = {
+        'seed': drawn_from, 'mask_probability': mask_probability, 'max_seq_len': max_seq_len, 'way': _WAY,
+        'vocabulary': vocabulary_digest(words),
+    }
     below = _split_name(split, train)
     if remote is None:
         read_index(_folder(path, below))
@@ -150,7 +164,7 @@ def masked_text(
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     loader = mds_loader(
         path, remote, below, (), _found, Collate(words, max_seq_len, masking), batch_size, seed, train, num_workers,
-        streaming, {'vocabulary': vocabulary_digest(words), 'max_seq_len': max_seq_len}, part,
+        streaming, {'vocabulary': vocabulary_digest(words), 'max_seq_len': max_seq_len}, part, views, looks,
     )
     if remote is not None:
         _check_index(_folder(path, below), words, tokenizer, max_seq_len)

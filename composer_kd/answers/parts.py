@@ -1,0 +1,209 @@
+"""The folder of a store: parts of answers, each there whole or not at all.
+
+    store/
+        manifest.json          what the answers belong to
+        index.json             of a complete store: all shards, as mosaicml-streaming reads them
+        parts/NAME/            index.json, shards, part.json (and keys.npy where samples do not follow one another)
+
+A part is written under another name and renamed when it is done, so that a kill leaves nothing behind that could be
+taken for an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from composer_kd.answers.keys import Keys, check_of, split_key
+from composer_kd.runs.files import write_atomically
+
+PARTS, PART, KEYS, INDEX, COLUMN = 'parts', 'part.json', 'keys.npy', 'index.json', 'answer'
+_UNFINISHED = '.unfinished-'
+_SHARD = 2**26
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part.
+
+    Attributes:
+        path: Its folder.
+        keys: Of its rows, in their order: ``(N,)``; or view, first sample and samples, where they follow one another.
+        shards: What its ``index.json`` says of each.
+    """
+
+    path: Path
+    keys: Keys | tuple[int, int, int]
+    shards: list[dict[str, Any]]
+
+    @property
+    def samples(self) -> int:
+        """How many answers."""
+        return len(self.keys) if isinstance(self.keys, np.ndarray) else self.keys[2]
+
+
+class PartWriter:
+    """Writes one part; nothing is seen of it before :meth:`close`.
+
+    Args:
+        store: The store's folder.
+    """
+
+    def __init__(self, store: Path) -> None:
+        from streaming import MDSWriter
+
+        parts = store / PARTS
+        parts.mkdir(parents=True, exist_ok=True)
+        self._parts = parts
+        self._path = parts / f'{_UNFINISHED}{_here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}'
+        self._writer = MDSWriter(
+            columns={COLUMN: 'bytes'}, out=str(self._path), hashes=['xxh64'], size_limit=_SHARD,
+        )
+        self._keys: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def write(self, key: int, fingerprint: int, payload: bytes) -> None:
+        """Add an answer."""
+        check = check_of(payload, key, fingerprint).to_bytes(4, 'little')
+        self._writer.write({COLUMN: check + payload})
+        self._keys.append(key)
+
+    def close(self) -> Path | None:
+        """Finish it; ``None`` if there was nothing to write.
+
+        Raises:
+            OSError: If the disk is full or cannot be written.
+        """
+        self._writer.finish()
+        if not self._keys:
+            shutil.rmtree(self._path)
+            return None
+        keys = np.array(self._keys, np.int64)
+        said: dict[str, Any] = {'samples': len(keys)}
+        if (np.diff(keys) == 1).all():
+            view, first = split_key(int(keys[0]))
+            said |= {'view': view, 'first': first}
+            name = f'{view:06d}-{first:012d}-{len(keys)}'
+        else:
+            with open(self._path / KEYS, 'wb') as file:
+                np.save(file, keys)
+            name = f'filled-{uuid.uuid4().hex[:12]}'
+        write_atomically(self._path / PART, json.dumps(said))
+        for path in self._path.iterdir():
+            _synced(path)
+        final = self._parts / name
+        if final.exists():  # another process was as far at the same time: its answers are the same
+            shutil.rmtree(self._path)
+        else:
+            os.rename(self._path, final)
+            _synced(self._parts)
+        return final
+
+    def drop(self) -> None:
+        """Leave it unwritten."""
+        with contextlib.suppress(Exception):
+            self._writer.finish()
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _synced(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError:
+        pass  # folders cannot be synced everywhere
+    finally:
+        os.close(file)
+
+
+def read_parts(store: Path, where: str) -> list[Part]:
+    """The finished parts of a store, each looked at from outside: its files are there and as long as they should be.
+
+    Args:
+        store: The store's folder.
+        where: What named it, for messages.
+
+    Raises:
+        ValueError: Naming the file that is missing, shorter or longer than it was written, or damaged.
+    """
+    folder = store / PARTS
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [_read_part(folder / name, where) for name in names if not name.startswith('.')]
+
+
+def _read_part(path: Path, where: str) -> Part:
+    try:
+        said = json.loads((path / PART).read_text())
+        shards = json.loads((path / INDEX).read_text())['shards']
+        keys: Any = (int(said['view']), int(said['first']), int(said['samples'])) if 'view' in said else np.load(
+            path / KEYS, allow_pickle=False,
+        )
+        samples = int(said['samples'])
+        counted = sum(int(shard['samples']) for shard in shards)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{where}: '{path}' is no whole part of a store ({type(error).__name__}: {error}). Copy it anew, or remove "
+            'it: what it held is then missing and can be written again.',
+        ) from error
+    if counted != samples or (isinstance(keys, np.ndarray) and keys.shape != (samples,)):
+        raise ValueError(f"{where}: the files of '{path}' do not belong together. Copy it anew, or remove it.")
+    for shard in shards:
+        check_size(path, shard['raw_data'], where)
+    return Part(path, keys, shards)
+
+
+def check_size(folder: Path, file: dict[str, Any], where: str) -> None:
+    """Refuse a shard that is not as long as it was written.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    path = folder / file['basename']
+    size = path.stat().st_size if path.is_file() else None
+    if size != file['bytes']:
+        got = 'is missing' if size is None else f"has {size:,} of {file['bytes']:,} bytes"
+        raise ValueError(
+            f"{where}: '{path}' {got}: the store was not copied whole. Copy it anew, or remove the folder "
+            f"'{path.parent}': what it held is then missing and can be written again.",
+        )
+
+
+def remove_unfinished(store: Path) -> int:
+    """Remove what writers on this machine that are no more left behind. Returns how many there were."""
+    found = [*(store / PARTS).glob(f'{_UNFINISHED}{_here()}-*')] if (store / PARTS).is_dir() else []
+    left = [path for path in found if not psutil.pid_exists(int(path.name.split('-')[-2]))]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(left)
+
+
+def _here() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def write_index(store: Path, parts: Sequence[Part]) -> tuple[tuple[int, int, int], ...]:
+    """Write the index of all shards of parts that follow one another, and return their segments in its order."""
+    shards = []
+    for part in parts:
+        assert not isinstance(part.keys, np.ndarray)
+        for shard in part.shards:
+            below = f'{PARTS}/{part.path.name}'
+            shards.append({**shard, 'raw_data': {
+                **shard['raw_data'], 'basename': f"{below}/{shard['raw_data']['basename']}",
+            }})
+    write_atomically(store / INDEX, json.dumps({'version': 2, 'shards': shards}))
+    return tuple(part.keys for part in parts if not isinstance(part.keys, np.ndarray))

@@ -1,0 +1,209 @@
+"""Reading stored answers: by sample and view, in any order, by any number of processes."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from composer_kd.answers.keys import Keys, check_of, keys_of, split_key
+from composer_kd.answers.manifest import NAME, Manifest
+from composer_kd.answers.parts import INDEX, read_parts
+
+Rows = NDArray[np.int64]
+_CHECK, _SIZE = 4, 4
+
+
+class _Shards(Protocol):
+    def sample(self, row: int) -> bytes | memoryview: ...
+    def hashed(self, row: int) -> str | None: ...
+
+
+class _Here:
+    # Shards that lie here are mapped, not opened and read anew for every sample: several times as fast.
+    def __init__(self, files: list[tuple[Path, Mapping[str, Any]]]) -> None:
+        self._files = files
+        self._ends = np.cumsum([int(said['samples']) for _, said in files], dtype=np.int64)
+        self._open: dict[int, tuple[mmap.mmap, NDArray[np.uint32]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_open': {}}
+
+    def _place(self, row: int) -> tuple[int, int]:
+        place = int(np.searchsorted(self._ends, row, side='right'))
+        return place, row - (int(self._ends[place - 1]) if place else 0)
+
+    def sample(self, row: int) -> bytes | memoryview:
+        place, within = self._place(row)
+        if place not in self._open:
+            with open(self._files[place][0], 'rb') as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            count = int(self._files[place][1]['samples'])
+            self._open[place] = mapped, np.frombuffer(mapped, np.uint32, count + 1, offset=4)
+        mapped, offsets = self._open[place]
+        # a flipped byte may stand in the table itself: what it then points at fails the check
+        return mapped[int(offsets[within]) + _SIZE:int(offsets[within + 1])]
+
+    def hashed(self, row: int) -> str | None:
+        place, _ = self._place(row)
+        path, said = self._files[place]
+        want = said['raw_data'].get('hashes', {}).get('xxh64')
+        digest = xxhash.xxh64()
+        with open(path, 'rb') as file:
+            while block := file.read(2**22):
+                digest.update(block)
+        return None if want in (None, digest.hexdigest()) else str(path)
+
+
+class _Elsewhere:
+    # mosaicml-streaming fetches a shard when the first of its samples is asked for, once for all processes of a node.
+    def __init__(self, remote: str, local: str) -> None:
+        from streaming import StreamingDataset
+
+        self._data = StreamingDataset(
+            remote=remote, local=local, shuffle=False, batch_size=1, validate_hash='xxh64', num_canonical_nodes=1,
+        )
+
+    def sample(self, row: int) -> bytes | memoryview:
+        found: bytes = self._data.get_item(row)['answer']
+        return found
+
+    def hashed(self, row: int) -> str | None:
+        return None  # it was compared when it was fetched
+
+
+class Store:
+    """A store that is read.
+
+    Args:
+        manifest: What it holds.
+        folder: Where it lies on this machine, or is fetched to.
+        where: What named it, for messages.
+        remote: Where it is fetched from; ``None`` if it is here.
+
+    Raises:
+        ValueError: For damaged files, and for a store elsewhere that is not complete.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path, where: str, remote: str | None = None) -> None:
+        self.manifest, self.folder, self.where, self.remote = manifest, folder, where, remote
+        self.format = manifest.format
+        self._shards: _Shards
+        if remote is not None:
+            if not manifest.complete:
+                raise ValueError(
+                    f"{where}: the store at '{remote}' is not complete. Go on with the 'composer-kd cache' that writes "
+                    'it.',
+                )
+            keys: list[Any] = list(manifest.segments)
+            self._shards = _Elsewhere(remote, str(folder))
+        else:
+            parts = read_parts(folder, where)
+            keys = [part.keys for part in parts]
+            self._shards = _Here([
+                (part.path / shard['raw_data']['basename'], shard) for part in parts for shard in part.shards
+            ])
+        self._index(keys)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], where: str = 'cache') -> Store:
+        """Open a store on this machine.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: For damaged files.
+        """
+        folder = Path(folder)
+        if not (folder / NAME).is_file():
+            raise FileNotFoundError(
+                f"{where}: there is no {NAME} in '{folder}', so no stored answers. Write them with 'composer-kd cache "
+                "RECIPE.yaml --out PATH', or let a run store what it asks, with fill: true.",
+            )
+        return cls(Manifest.read(folder / NAME, where), folder, where)
+
+    def _index(self, keys: list[Keys | tuple[int, int, int]]) -> None:
+        first, count, begin, row = [], [], [], 0
+        loose: list[Keys] = []
+        places: list[Rows] = []
+        for part in keys:
+            if isinstance(part, tuple):
+                view, start, samples = part
+                first.append(int(keys_of(view, [start])[0]))
+                count.append(samples)
+                begin.append(row)
+            else:
+                samples = len(part)
+                loose.append(part)
+                places.append(np.arange(row, row + samples))
+            row += samples
+        self.samples = row
+        order = np.argsort(np.array(first, np.int64), kind='stable')
+        self._first, self._count, self._begin = (np.array(x, np.int64)[order] for x in (first, count, begin))
+        joined = np.concatenate(loose) if loose else np.empty(0, np.int64)
+        by_key = np.argsort(joined, kind='stable')
+        self._loose = joined[by_key]
+        self._loose_rows = (np.concatenate(places) if places else np.empty(0, np.int64))[by_key]
+
+    def locate(self, keys: Keys) -> Rows:
+        """Where the answers of keys ``(N,)`` stand, ``(N,)``; -1 for those that are not there."""
+        rows = np.full(len(keys), -1, np.int64)
+        if len(self._first):
+            place = np.clip(np.searchsorted(self._first, keys, side='right') - 1, 0, None)
+            within = keys - self._first[place]
+            there = (within >= 0) & (within < self._count[place])
+            rows[there] = self._begin[place[there]] + within[there]
+        if len(self._loose):
+            place = np.minimum(np.searchsorted(self._loose, keys), len(self._loose) - 1)
+            there = (self._loose[place] == keys) & (rows < 0)
+            rows[there] = self._loose_rows[place[there]]
+        return rows
+
+    def missing(self, view: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some samples whose answer in a view is not there."""
+        return indices[self.locate(keys_of(view, indices)) < 0]
+
+    def payload(self, row: int, key: int, fingerprint: int) -> bytes:
+        """An answer as it was written.
+
+        Args:
+            row: From :meth:`locate`.
+            key: The sample's.
+            fingerprint: Of what the sample looks like now.
+
+        Raises:
+            ValueError: If the bytes are damaged, or the answer was given to another input.
+        """
+        raw = bytes(self._shards.sample(row))
+        payload = raw[_CHECK:]
+        if len(raw) >= _CHECK and int.from_bytes(raw[:_CHECK], 'little') == check_of(payload, key, fingerprint):
+            return payload
+        view, index = split_key(key)
+        damaged = self._shards.hashed(row)
+        if damaged is not None:
+            raise ValueError(
+                f"{self.where}: '{damaged}' is damaged: its bytes are not those that were written (met at sample "
+                f'{index}, view {view}). Copy the store anew, or remove the folder of that file: what it held is then '
+                'missing and can be written again.',
+            )
+        raise ValueError(
+            f'{self.where}: the stored answer to sample {index}, view {view}, was given to another input than this '
+            'training has there: other data, in another order, or prepared otherwise (as by another version of a '
+            f"library; the store's: {', '.join(f'{k} {v}' for k, v in self.manifest.versions.items())}). Write the "
+            "store again for this training; 'composer-kd cache verify' shows how far they differ.",
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Of all files of a store on this machine."""
+        return sum(path.stat().st_size for path in self.folder.rglob('*') if path.is_file())
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether mosaicml-streaming can read it as a data set: it is complete and has an index of all shards."""
+        return self.manifest.complete and (self.folder / INDEX).is_file()

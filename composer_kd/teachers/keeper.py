@@ -1,0 +1,286 @@
+"""A teacher's stored answers within a training: read where they are there, asked for and written down where not."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from composer.core import State
+from composer.utils import dist
+from torch import Tensor
+
+from composer_kd.answers import Answer, Format, Identity, Manifest, Notes, SampleLoader, Store
+from composer_kd.answers.keys import split_key
+from composer_kd.answers.manifest import NAME
+from composer_kd.answers.parts import PartWriter, remove_unfinished
+from composer_kd.batches import batch_size_of, cut, labelled
+
+log = logging.getLogger(__name__)
+
+Ask = Callable[[Any, Tensor | None], Tensor]
+"""Of a batch and positions in it, a live teacher's logits."""
+
+PART_SAMPLES, PART_SECONDS = 65_536, 300.0
+"""A part is finished after so many samples, or so long: what a kill costs at most."""
+
+_DRAWS = 3
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what a sample looks like and what a teacher answers."""
+    found = {}
+    for name in ('torch', 'torchvision', 'transformers', 'tokenizers', 'pillow', 'simplejpeg', 'numpy', 'composer_kd'):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def uniform_for(form: Format, key: int, rows: int) -> Any:
+    """The numbers that draw a sample's classes, ``(rows, k)``: they follow from its key, so that draws can be replayed.
+
+    Example:
+        >>> uniform_for(Format('sampled', 1000, k=4), 17, 2).shape
+        (2, 4)
+    """
+    return np.random.default_rng((_DRAWS, *split_key(key))).random((rows, form.k))
+
+
+def uniforms(form: Format, keys: list[int], counts: list[int]) -> Tensor | None:
+    """The same of several samples, one after another; ``None`` for a format that draws nothing."""
+    if form.name != 'sampled':
+        return None
+    return torch.from_numpy(np.concatenate(
+        [uniform_for(form, key, rows) for key, rows in zip(keys, counts, strict=True)] or [np.empty((0, form.k))],
+    ))
+
+
+class Keeper:
+    """The store of one teacher in one training.
+
+    Args:
+        where: The setting that named it, for messages.
+        path: The store's folder.
+        store: The store, if there is one yet.
+        fill: Whether answers that are asked for are written down.
+        form: How they are written.
+        teacher: ``name``, ``origin`` and ``digest`` of the teacher.
+    """
+
+    def __init__(
+        self, where: str, path: str, store: Store | None, fill: bool, form: Format, teacher: Mapping[str, str],
+    ) -> None:
+        self.where, self.path, self.store, self.form, self.fill = where, path, store, form, fill
+        self.read = self.asked = 0
+        self._teacher, self._writer = dict(teacher), None
+        self._part: PartWriter | None = None
+        self._since = 0.0
+        self._pending: dict[int, tuple[int, bytes]] = {}
+        self._written: set[int] = set()
+        self._rows: dict[str, Any] = {}
+
+    # what a training begins with
+
+    def bind(self, state: State, identity: Identity | None, rows: Mapping[str, Any]) -> None:
+        """Hold the store against what is trained, or begin one.
+
+        Args:
+            state: The training.
+            identity: What its loader gives, if that is known.
+            rows: Which rows of a sample are asked for; see :class:`composer_kd.answers.Manifest`.
+
+        Raises:
+            ValueError: Naming what differs.
+        """
+        self._rows = dict(rows)
+        said = {} if identity is None else {'data': identity.data, 'view': identity.view}
+        if self.store is None:
+            if dist.get_global_rank() == 0:
+                manifest = Manifest(
+                    self._teacher, said.get('data', {}), said.get('view', {}), rows, self.form, state.precision.value,
+                    versions(),
+                )
+                Path(self.path).mkdir(parents=True, exist_ok=True)
+                if not (Path(self.path) / NAME).exists():
+                    manifest.write(Path(self.path))
+            dist.barrier()
+            self.store = Store.open(self.path, self.where)
+        if self.fill and dist.get_local_rank() == 0:
+            remove_unfinished(Path(self.path))
+        found = self.store.manifest.differences({**said, 'rows': rows})
+        if found:
+            raise ValueError(
+                f"{self.where}: the answers in '{self.path}' were given to other inputs than this training has: "
+                f"{'; '.join(found)}. Set what they were made with, or write a store for this training.",
+            )
+
+    def check_all_there(self, loader: SampleLoader, batches: range, per_epoch: int) -> None:
+        """See that there is an answer to every sample that some batches of a training ask for.
+
+        Raises:
+            ValueError: Saying what is missing.
+        """
+        if self.store is None:
+            return
+        for epoch in range(batches.start // per_epoch, -(-batches.stop // per_epoch)):
+            first, last = (min(max(b - epoch * per_epoch, 0), per_epoch) for b in (batches.start, batches.stop))
+            samples = loader.asked(epoch, first, last)
+            view = loader.view(epoch)
+            missing: Any = [] if samples is None else self.store.missing(view, samples)
+            if samples is not None and len(missing):
+                raise ValueError(
+                    f"{self.where}: this training asks for answers to {len(samples):,} samples in view {view} (epoch "
+                    f"{epoch}), and '{self.path}' has none to {len(missing):,} of them, such as {missing[0]}. Set "
+                    "train_data.views to the number of views that are stored, write the rest with 'composer-kd cache', "
+                    'or name the teacher beside the store, so that it is asked for what is missing.',
+                )
+
+    def refresh(self) -> bool:
+        """Finish what is being written and open the store anew; whether there is more in it than before."""
+        self.close()
+        before = 0 if self.store is None else self.store.samples
+        self.store = Store.open(self.path, self.where)
+        return self.store.samples > before
+
+    # what happens in a batch
+
+    def open_batch(self) -> None:
+        """A batch begins, or begins again."""
+        self._pending = {}
+
+    def answer(
+        self, index: int, notes: Notes, begin: int, batch: Any, positions: Tensor | None, counted: Tensor | None,
+        device: torch.device, ask: Ask | None,
+    ) -> Answer:
+        """The answer to a microbatch.
+
+        Args:
+            index: Which store's, in ``notes``.
+            notes: What the loader noted of the whole batch.
+            begin: Where the microbatch begins in it.
+            batch: The microbatch.
+            positions: At which of its tokens logits are wanted.
+            counted: Which of its labels count; ``None`` where they are no class numbers.
+            device: Where the answer is wanted.
+            ask: Asks the live teacher; ``None`` if there is none.
+
+        Raises:
+            ValueError: For an answer that is missing, damaged, or given to another input.
+        """
+        if notes['error'].get(index):
+            raise ValueError(notes['error'][index])
+        keys, size = notes['keys'], _size(batch)
+        rows = notes['rows'][index] if index in notes['rows'] else torch.full_like(keys, -1)
+        mine = rows[begin:begin + size]
+        gone = (mine < 0).nonzero().squeeze(1)
+        kept = None
+        if index in notes['raw']:
+            first, last = (int(rows[:end].clamp_min(0).sum()) for end in (begin, begin + size))
+            kept = notes['raw'][index][first:last].to(device, non_blocking=True)
+        self.read += size - len(gone)
+        if not len(gone):
+            assert kept is not None
+            return self.form.unpack(kept)
+        if ask is None:
+            view, sample = split_key(int(keys[begin + int(gone[0])]))
+            raise ValueError(
+                f"{self.where}: there is no stored answer to sample {sample}, view {view}, and {len(gone) - 1} more of "
+                f"this batch in '{self.path}'. Write them with 'composer-kd cache', or name the teacher beside the "
+                'store, so that it is asked for what is missing.',
+            )
+        self.asked += len(gone)
+        raw, counts, finite = self._asked(batch, positions, counted, gone, keys[begin:begin + size], ask)
+        if self.fill:
+            written = raw.cpu().split(counts)
+            for place, one, fine in zip((begin + gone).tolist(), written, finite, strict=True):
+                if not fine:
+                    continue  # NaN is no answer
+                self._pending[int(keys[place])] = int(notes['prints'][place]), one.numpy().tobytes()
+        if kept is not None and len(gone) < size:
+            raw = _woven(mine, kept, gone, raw, counts)
+        return self.form.unpack(raw)
+
+    def _asked(
+        self, batch: Any, positions: Tensor | None, counted: Tensor | None, gone: Tensor, keys: Tensor, ask: Ask,
+    ) -> tuple[Tensor, list[int], list[bool]]:
+        """The rows of what is missing, as they are written; how many each sample has, and whether they are finite."""
+        if len(gone) < _size(batch):
+            where = gone.to(_device(batch))
+            batch = cut(batch, where)
+            counted = None if counted is None else counted[where]
+            if positions is not None:
+                assert counted is not None
+                positions = labelled(counted.long(), 0)
+        logits = ask(batch, positions)
+        if positions is None and logits.dim() == 2:
+            counts = [1] * len(logits)
+        else:
+            if counted is None:
+                raise ValueError(
+                    f'{self.where}: answers to tokens are stored where their labels count, and this batch has no class '
+                    'labels for its tokens. Take the teacher without a store.',
+                )
+            logits = logits if positions is not None else logits[counted]
+            counts = counted.sum(dim=1).tolist()
+        which = keys[gone].tolist()
+        numbers = uniforms(self.form, which, counts)
+        packed = self.form.pack(logits, None if numbers is None else numbers.to(logits.device))
+        finite = [bool(part.all()) for part in torch.isfinite(logits.sum(dim=-1)).cpu().split(counts)]
+        return packed, counts, finite
+
+    def batch_end(self) -> None:
+        """A batch is done: write down what was asked for.
+
+        Raises:
+            OSError: If the store cannot be written.
+        """
+        fresh = {key: said for key, said in self._pending.items() if key not in self._written}
+        self._pending = {}
+        if not fresh:
+            return
+        if self._part is None:
+            self._part, self._since = PartWriter(Path(self.path)), time.monotonic()
+        for key, (fingerprint, payload) in fresh.items():
+            self._part.write(key, fingerprint & (2**64 - 1), payload)
+        self._written.update(fresh)
+        if len(self._part) >= PART_SAMPLES or time.monotonic() - self._since >= PART_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the part that is being written."""
+        part, self._part = self._part, None
+        if part is not None:
+            part.close()
+
+
+def _size(batch: Any) -> int:
+    size = batch_size_of(batch)
+    assert size is not None, 'a microbatch holds a tensor'
+    return size
+
+
+def _device(batch: Any) -> torch.device:
+    if isinstance(batch, Tensor):
+        return batch.device
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    return next(_device(part) for part in parts if isinstance(part, (Tensor, Mapping, list, tuple)))
+
+
+def _woven(counts: Tensor, kept: Tensor, gone: Tensor, raw: Tensor, asked: list[int]) -> Tensor:
+    """Rows that were read and rows that were asked for, in the order of the samples."""
+    sizes = counts.clone()
+    sizes[gone] = torch.tensor(asked)
+    missing = torch.zeros(len(counts), dtype=torch.bool)
+    missing[gone] = True
+    of_asked = missing.repeat_interleave(sizes)
+    woven = torch.empty(len(of_asked), raw.shape[1], dtype=raw.dtype, device=raw.device)
+    woven[of_asked.to(raw.device)] = raw
+    woven[(~of_asked).to(raw.device)] = kept.to(raw.device)
+    return woven

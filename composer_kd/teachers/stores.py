@@ -1,0 +1,162 @@
+"""All stores of one training: which part of a batch they are asked for, and what its loader brought along."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from composer.core import State
+from torch import Tensor
+
+from composer_kd.answers import Answer, Notes, SampleLoader, Source
+from composer_kd.batches import batch_size_of
+from composer_kd.models.outside import raise_everywhere
+from composer_kd.teachers.keeper import Ask, Keeper
+
+log = logging.getLogger(__name__)
+
+CHANGE_INPUTS: Mapping[str, str] = {
+    'MixUp': 'mixes the inputs of a batch', 'CutMix': 'mixes the inputs of a batch',
+    'ColOut': 'drops rows and columns of the inputs', 'CutOut': 'covers a part of the inputs',
+    'AugMix': 'augments the inputs once more', 'RandAugment': 'augments the inputs once more',
+    'ProgressiveResizing': 'resizes the inputs', 'SeqLengthWarmup': 'shortens the inputs',
+    'SelectiveBackprop': 'leaves samples of a batch out',
+}
+"""Composer's algorithms after which a batch is not what its loader gave, so that answers to that are not answers."""
+
+
+def refuse_sharded(teachers: Sequence[Any], placements: Mapping[int, str]) -> None:
+    """Refuse a sharded teacher with a store: one rank would ask it while another reads.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    for index, teacher in enumerate(teachers):
+        if teacher.keeper is not None and placements.get(index) == 'sharded':
+            raise ValueError(
+                f"placement: teacher '{teacher.name}' is 'sharded' and has a store: ranks whose answers are stored "
+                "would not ask it when the others do. Use placement='host' or 'replicated', write its answers "
+                "beforehand with 'composer-kd cache', or leave the store out.",
+            )
+
+
+class Stores:
+    """The stores of the teachers that this rank asks."""
+
+    def __init__(self) -> None:
+        self._keepers: dict[int, Keeper] = {}
+        self._live: frozenset[int] = frozenset()
+        self._loader: SampleLoader | None = None
+        self._notes: Notes | None = None
+        self._begin = 0
+        self._device = torch.device('cpu')
+
+    def __bool__(self) -> bool:
+        return bool(self._keepers)
+
+    def take(self, keepers: Mapping[int, Keeper], live: Collection[int]) -> None:
+        """Take the stores over, by their teachers' indices; ``live`` teachers answer for what is not stored."""
+        self._keepers, self._live = dict(keepers), frozenset(live)
+
+    @property
+    def filling(self) -> bool:
+        """Whether answers are written down."""
+        return any(keeper.fill for keeper in self._keepers.values())
+
+    def fit_start(self, state: State, rows: Mapping[str, Any], needed: range | None) -> None:
+        """Hold every store against what is trained, and have the loader read it; every rank calls this.
+
+        Args:
+            state: The training.
+            rows: Which rows of a sample are asked for.
+            needed: The batches in which answers may be asked for; ``None`` if that is not known.
+
+        Raises:
+            ValueError: On every rank, for a loader that does not say which samples it gives, another algorithm that
+                changes the inputs, or a store whose answers are not to these inputs, or not to all of them.
+        """
+        if not self._keepers:
+            return
+        failed: Exception | None = None
+        try:
+            loader = self._checked_loader(state)
+            for index, keeper in self._keepers.items():
+                keeper.bind(state, loader.identity, rows)
+                if index not in self._live and needed is not None and state.dataloader_len is not None:
+                    keeper.check_all_there(loader, needed, int(state.dataloader_len))
+        except (ValueError, OSError) as error:
+            failed = error
+        raise_everywhere(failed)
+        self._device = state.device.tensor_to_device(torch.zeros(0)).device
+        self._loader = loader
+        self._attach()
+
+    def _checked_loader(self, state: State) -> SampleLoader:
+        loader: Any = state.train_dataloader
+        if not isinstance(loader, SampleLoader):
+            raise ValueError(
+                f'teachers: stored answers belong to samples, and a {type(loader).__name__} does not say which samples '
+                'are in its batches. Make the loader with composer_kd.recipes.tasks.make_loader of data that is asked '
+                'for by (view, index), or take the teacher without a store.',
+            )
+        for algorithm in state.algorithms:
+            why = CHANGE_INPUTS.get(type(algorithm).__name__)
+            if why is not None:
+                raise ValueError(
+                    f'teachers: {type(algorithm).__name__} {why} after they were loaded, and stored answers are '
+                    'answers to what was loaded. Leave it out, or take the teacher without a store.',
+                )
+        return loader
+
+    def _attach(self) -> None:
+        assert self._loader is not None
+        self._loader.attach(Source({index: keeper.store for index, keeper in self._keepers.items()}))
+
+    def epoch_start(self, *_: Any) -> None:
+        """An epoch begins: what was written down since the last can be read, where views come again."""
+        if self._loader is None or not self.filling or self._loader.views is None:
+            return
+        if any(keeper.refresh() for keeper in self._keepers.values() if keeper.fill):
+            self._attach()
+
+    def open_batch(self) -> None:
+        """A batch begins, or begins again."""
+        self._begin = 0
+        self._notes = None if self._loader is None else self._loader.notes
+        for keeper in self._keepers.values():
+            keeper.open_batch()
+
+    def answer(
+        self, index: int, batch: Any, positions: Tensor | None, counted: Tensor | None, ask: Ask | None,
+    ) -> Answer:
+        """The answer of one teacher to a microbatch."""
+        if self._notes is None:
+            raise RuntimeError('teachers: the loader noted nothing of this batch: was it replaced during the training?')
+        return self._keepers[index].answer(
+            index, self._notes, self._begin, batch, positions, counted, self._device, ask,
+        )
+
+    def next_microbatch(self, batch: Any) -> None:
+        """A microbatch is done."""
+        self._begin += batch_size_of(batch) or 0
+
+    def batch_end(self) -> None:
+        """A batch is done: write down what was asked for."""
+        for keeper in self._keepers.values():
+            if keeper.fill:
+                keeper.batch_end()
+
+    def close(self, *_: Any) -> None:
+        """Finish what is being written."""
+        for keeper in self._keepers.values():
+            keeper.close()
+
+    def release(self) -> None:
+        """Read no more."""
+        self.close()
+        if self._loader is not None:
+            self._loader.attach(None)
+            self._loader = None
+            self._keepers = {}
