@@ -32,7 +32,9 @@ class _Late(click.Group):
 
 
 @click.group(
-    cls=_Late, late={'report': 'composer_kd.report.command:report'},
+    cls=_Late, late={
+        'cache': 'composer_kd.caching.command:cache', 'report': 'composer_kd.report.command:report',
+    },
     context_settings={'help_option_names': ['-h', '--help']},
 )
 @click.version_option(package_name='composer_kd')

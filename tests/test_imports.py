@@ -26,6 +26,7 @@ ROOMS = [
     ['callbacks'],
     ['recipes'],
     ['plan'],
+    ['caching'],
     ['convert', 'export'],
     ['studies'],
     ['report'],

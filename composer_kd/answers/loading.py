@@ -139,6 +139,11 @@ class SampleLoader(DataLoader[Any]):
         self.notes: Notes | None = None
         super().__init__(data if pairs else _Keyed(data), batch_size, collate_fn=self._noting, **settings)
 
+    @property
+    def collate(self) -> Callable[[Any], Any]:
+        """Samples to a batch."""
+        return self._noting.collate
+
     def attach(self, source: Source | None) -> None:
         """Bring what that source reads along with every batch from the next epoch's on, or nothing any more."""
         self._noting.source = source

@@ -43,8 +43,8 @@ class Manifest:
         format: How they are written.
         precision: That the teacher ran in.
         versions: Of the libraries it ran with; told, not compared: samples are compared one by one.
-        segments: Of a complete store, ``[view, first sample, samples]`` in the order of the shards.
         complete: Whether all that was to be written is there; a store that runs fill never is.
+        cost: Of a complete store, what writing it took: ``seconds`` (of all ranks together), ``samples``, ``bytes``.
         version: Of this file's form.
     """
 
@@ -55,8 +55,8 @@ class Manifest:
     format: Format
     precision: str
     versions: Mapping[str, str] = field(default_factory=dict)
-    segments: tuple[tuple[int, int, int], ...] = ()
     complete: bool = False
+    cost: Mapping[str, float] = field(default_factory=dict)
     version: int = VERSION
 
     def differences(self, other: Mapping[str, Mapping[str, Any]], ours: str = 'this training') -> list[str]:
@@ -105,7 +105,6 @@ class Manifest:
             version = found['version']
             if version == VERSION:
                 found['format'] = Format.restore(found['format'])
-                found['segments'] = tuple((int(v), int(f), int(n)) for v, f, n in found['segments'])
                 return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

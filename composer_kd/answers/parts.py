@@ -2,7 +2,8 @@
 
     store/
         manifest.json          what the answers belong to
-        index.json             of a complete store: all shards, as mosaicml-streaming reads them
+        index.json             of a complete store: all shards, as mosaicml-streaming reads them,
+        segments.npy           and whose answers they hold: view, first sample and samples, in their order
         parts/NAME/            index.json, shards, part.json (and keys.npy where samples do not follow one another)
 
 A part is written under another name and renamed when it is done, so that a kill leaves nothing behind that could be
@@ -30,6 +31,7 @@ from composer_kd.answers.keys import Keys, check_of, split_key
 from composer_kd.runs.files import write_atomically
 
 PARTS, PART, KEYS, INDEX, COLUMN = 'parts', 'part.json', 'keys.npy', 'index.json', 'answer'
+SEGMENTS = 'segments.npy'
 _UNFINISHED = '.unfinished-'
 _SHARD = 2**26
 
@@ -195,15 +197,35 @@ def _here() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def write_index(store: Path, parts: Sequence[Part]) -> tuple[tuple[int, int, int], ...]:
-    """Write the index of all shards of parts that follow one another, and return their segments in its order."""
-    shards = []
+def write_index(store: Path, parts: Sequence[Part]) -> None:
+    """Write the index of all shards of a store, and whose answers they hold in its order."""
+    shards, segments = [], []
     for part in parts:
-        assert not isinstance(part.keys, np.ndarray)
+        below = f'{PARTS}/{part.path.name}'
         for shard in part.shards:
-            below = f'{PARTS}/{part.path.name}'
-            shards.append({**shard, 'raw_data': {
-                **shard['raw_data'], 'basename': f"{below}/{shard['raw_data']['basename']}",
-            }})
+            raw = {**shard['raw_data'], 'basename': f"{below}/{shard['raw_data']['basename']}"}
+            shards.append({**shard, 'raw_data': raw})
+        segments.extend([part.keys] if isinstance(part.keys, tuple) else _runs(part.keys))
+    with open(store / f'.{SEGMENTS}', 'wb') as file:
+        np.save(file, np.array(segments, np.int64).reshape(-1, 3))
+    os.replace(store / f'.{SEGMENTS}', store / SEGMENTS)
     write_atomically(store / INDEX, json.dumps({'version': 2, 'shards': shards}))
-    return tuple(part.keys for part in parts if not isinstance(part.keys, np.ndarray))
+
+
+def _runs(keys: Keys) -> list[tuple[int, int, int]]:
+    begins = np.flatnonzero(np.diff(keys, prepend=keys[0] - 2) != 1)
+    ends = np.append(begins[1:], len(keys))
+    return [(*split_key(int(keys[begin])), int(end - begin)) for begin, end in zip(begins, ends, strict=True)]
+
+
+def read_segments(file: Path, where: str) -> list[tuple[int, int, int]]:
+    """What :func:`write_index` wrote of whose answers there are.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    try:
+        found = np.load(file, allow_pickle=False)
+        return [(int(view), int(first), int(count)) for view, first, count in found]
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        raise ValueError(f"{where}: '{file}' is damaged ({error}). Copy the store anew.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,12 +86,16 @@ class Store:
         folder: Where it lies on this machine, or is fetched to.
         where: What named it, for messages.
         remote: Where it is fetched from; ``None`` if it is here.
+        segments: Of one that is fetched, whose answers there are.
 
     Raises:
         ValueError: For damaged files, and for a store elsewhere that is not complete.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, where: str, remote: str | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, folder: Path, where: str, remote: str | None = None,
+        segments: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
         self.manifest, self.folder, self.where, self.remote = manifest, folder, where, remote
         self.format = manifest.format
         self._shards: _Shards
@@ -101,7 +105,7 @@ class Store:
                     f"{where}: the store at '{remote}' is not complete. Go on with the 'composer-kd cache' that writes "
                     'it.',
                 )
-            keys: list[Any] = list(manifest.segments)
+            keys: list[Any] = list(segments)
             self._shards = _Elsewhere(remote, str(folder))
         else:
             parts = read_parts(folder, where)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from composer import Callback, Trainer
-from composer.core import Evaluator
+from composer.core import DataSpec, Evaluator
 from composer.models import ComposerModel
 from composer.utils import dist, get_device
 from torch.distributed.checkpoint import state_dict
@@ -108,6 +108,25 @@ def check_recipe(recipe: Recipe) -> Parts:
     check_data(recipe)
     check_extras(recipe)
     return make_parts(recipe, recipe_digest(recipe.plain()))
+
+
+def build_train_data(recipe: Recipe, batch_size: int | None = None) -> DataSpec:
+    """The data that a recipe trains on.
+
+    Args:
+        recipe: The recipe.
+        batch_size: Samples of one rank's batch; ``None`` for the recipe's share.
+
+    Raises:
+        ValueError: For a setting that it refuses, with its path, and for damaged data.
+        TypeError: For a value of a wrong type.
+        FileNotFoundError: For data that is not there.
+    """
+    name, settings, size = _split_data(recipe.train_data, 'train_data')
+    built = construct(
+        DATA, name, settings, 'train_data', batch_size=batch_size or size, seed=recipe.seed, train=True,
+    )
+    return built if isinstance(built, DataSpec) else DataSpec(built)
 
 
 def _build_data(recipe: Recipe, model: ComposerModel) -> tuple[Any, list[Evaluator]]:

@@ -62,6 +62,41 @@ def uniforms(form: Format, keys: list[int], counts: list[int]) -> Tensor | None:
     ))
 
 
+def pack_rows(
+    form: Format, logits: Tensor, positions: Tensor | None, counted: Tensor | None, keys: list[int], where: str,
+) -> tuple[Tensor, list[int], list[bool]]:
+    """A teacher's logits as they are written down: one row a sample, or one for each of its labels that count.
+
+    Args:
+        form: How they are written.
+        logits: ``(N, C)``, ``(N, L, C)``, or ``(M, C)`` at positions.
+        positions: These.
+        counted: Which labels count, ``(N, L)``; ``None`` where they are no class numbers.
+        keys: Of the samples.
+        where: The setting, for messages.
+
+    Returns:
+        Rows ``(R, row_bytes)`` uint8 on the logits' device; how many each sample has; and whether they are finite.
+
+    Raises:
+        ValueError: For logits of tokens without class labels.
+    """
+    if positions is None and logits.dim() == 2:
+        counts = [1] * len(logits)
+    elif counted is None or counted.dim() != 2:
+        raise ValueError(
+            f'{where}: answers to tokens are stored where their labels count, and this batch has no class labels for '
+            'its tokens. Take the teacher without a store.',
+        )
+    else:
+        logits = logits if positions is not None else logits[counted]
+        counts = counted.sum(dim=1).tolist()
+    numbers = uniforms(form, keys, counts)
+    packed = form.pack(logits, None if numbers is None else numbers.to(logits.device))
+    finite = [bool(part.all()) for part in torch.isfinite(logits.float().sum(dim=-1)).cpu().split(counts)]
+    return packed, counts, finite
+
+
 class Keeper:
     """The store of one teacher in one training.
 
@@ -218,22 +253,7 @@ class Keeper:
             if positions is not None:
                 assert counted is not None
                 positions = labelled(counted.long(), 0)
-        logits = ask(batch, positions)
-        if positions is None and logits.dim() == 2:
-            counts = [1] * len(logits)
-        else:
-            if counted is None:
-                raise ValueError(
-                    f'{self.where}: answers to tokens are stored where their labels count, and this batch has no class '
-                    'labels for its tokens. Take the teacher without a store.',
-                )
-            logits = logits if positions is not None else logits[counted]
-            counts = counted.sum(dim=1).tolist()
-        which = keys[gone].tolist()
-        numbers = uniforms(self.form, which, counts)
-        packed = self.form.pack(logits, None if numbers is None else numbers.to(logits.device))
-        finite = [bool(part.all()) for part in torch.isfinite(logits.sum(dim=-1)).cpu().split(counts)]
-        return packed, counts, finite
+        return pack_rows(self.form, ask(batch, positions), positions, counted, keys[gone].tolist(), self.where)
 
     def batch_end(self) -> None:
         """A batch is done: write down what was asked for.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from composer_kd.answers import Format, Manifest, Store
 from composer_kd.answers.manifest import NAME
+from composer_kd.answers.parts import SEGMENTS, read_segments
 from composer_kd.teachers.fetch import fetched, is_remote
 from composer_kd.teachers.keeper import Keeper
 from composer_kd.teachers.specs import TeacherSpec
@@ -87,7 +88,11 @@ def stored_teacher(spec: TeacherSpec, classes: int | None) -> StoredTeacher:
     if is_remote(path) or spec.cache.local is not None:
         with fetched(f'{path}/{NAME}') as file:
             manifest = Manifest.read(file, where)
-        store = Store(manifest, Path(spec.cache.local or _local_for(path)), where, remote=path)
+        segments = []
+        if manifest.complete:
+            with fetched(f'{path}/{SEGMENTS}') as file:
+                segments = read_segments(file, where)
+        store = Store(manifest, Path(spec.cache.local or _local_for(path)), where, path, segments)
     else:
         store = Store.open(path, where)
         manifest = store.manifest

@@ -102,7 +102,9 @@ class CifarData(EpochDataset[Any]):
         return images[0], int(labels[0])
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        # A batch belongs to one view: the sampler makes it so.
+        # A batch belongs to one view: the sampler makes it so, and whoever asks otherwise waits longer.
+        if len({view for view, _ in keys}) > 1:
+            return collate([self[key] for key in keys])
         epoch, index = keys[0][0], np.array([index for _, index in keys])
         images = self._found.images[index]
         if self._train:

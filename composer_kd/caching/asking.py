@@ -1,0 +1,238 @@
+"""A recipe's teacher and data, ready to be asked about any sample outside of a training."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import yaml
+from composer.core import DataSpec, Precision, Time, get_precision_context
+from composer.devices import Device
+from composer.utils import dist, get_device
+from torch import Tensor
+
+from composer_kd import schedule
+from composer_kd.answers import Format, Identity, Manifest, SampleLoader
+from composer_kd.batches import batch_size_of, counting, positions_of, target_of
+from composer_kd.distillation import Distillation
+from composer_kd.models import apply_surgery
+from composer_kd.recipes.build import build_train_data, cap_threads, check_data
+from composer_kd.recipes.parts import make_parts
+from composer_kd.recipes.schema import Recipe
+from composer_kd.settings import Settings
+from composer_kd.teachers import Teacher, TeacherSpec, build_teachers, outputs_known, parse_teachers
+from composer_kd.teachers.keeper import pack_rows, versions
+
+WHERE = 'cache'
+
+
+def settings_of(recipe: Recipe) -> Settings | None:
+    """The settings of a recipe's distillation, defaults filled in; ``None`` without any."""
+    given = recipe.algorithms.get('distillation')
+    if given is None:
+        return None
+    parameters = inspect.signature(Distillation).parameters.values()
+    return Settings.read(**{**{p.name: p.default for p in parameters}, **given})
+
+
+def choose_teacher(settings: Settings | None, said: str | None) -> TeacherSpec:
+    """The teacher that is asked.
+
+    Args:
+        settings: Of the recipe's distillation.
+        said: The name of one of its teachers, or a teacher as YAML; ``None`` for the only one.
+
+    Raises:
+        ValueError: If it is not clear which, or is one of whom only answers are left.
+        FileNotFoundError: For a teacher that is not there.
+    """
+    specs = [] if settings is None else settings.specs
+    if said is not None and '{' in said:
+        spec = parse_teachers(yaml.safe_load(said))[0]
+    else:
+        found = specs if said is None else [spec for spec in specs if spec.name == said]
+        names = ', '.join(spec.name for spec in specs) or 'none'
+        if len(found) != 1:
+            raise ValueError(
+                f"--teacher: expected the name of one of the recipe's teachers ({names}) or a teacher as "
+                f"'{{run: FOLDER}}', got {said!r}. A store holds the answers of one.",
+            )
+        spec = found[0]
+    if spec.kind == 'cache':
+        raise ValueError(
+            f"--teacher: '{spec.name}' is a store itself ({spec.source}). Name the model whose answers are to be "
+            'stored.',
+        )
+    return spec
+
+
+def window_batches(recipe: Recipe, settings: Settings | None, per_epoch: int) -> range | None:
+    """The batches of a recipe's training that may be distilled; ``None`` where that is not known.
+
+    Raises:
+        ValueError: If the window depends on a length that is not known.
+    """
+    duration: Any = Time.from_input(recipe.max_duration, 'ep')
+    whole = schedule.resolve(Time.from_timestring('1dur'), duration, per_epoch, 'max_duration').in_batches(per_epoch)
+    if settings is None or whole is None:
+        return None if whole is None else range(-(-whole.numerator // whole.denominator))
+    ends = [
+        schedule.resolve(time, duration, per_epoch, name).in_batches(per_epoch)
+        for time, name in ((settings.start, 'start'), (settings.end, 'end'))
+    ]
+    if None in ends:
+        return None
+    first, last = (-(-end.numerator // end.denominator) for end in ends if end is not None)
+    return range(first, last)
+
+
+@dataclass
+class Asked:
+    """A teacher and the data it is asked about.
+
+    Attributes:
+        recipe: The recipe.
+        settings: Of its distillation, if it has one.
+        spec: The teacher as it was named.
+        teacher: The teacher, on the device.
+        form: How its answers are written.
+        loader: The recipe's training data.
+        data: What Composer knows of it.
+        device: Where the teacher runs.
+        batches: Which batches of the recipe's own training may be distilled.
+        views: The views that are stored.
+    """
+
+    recipe: Recipe
+    settings: Settings | None
+    spec: TeacherSpec
+    teacher: Teacher
+    form: Format
+    loader: SampleLoader
+    data: DataSpec
+    device: Device
+    batches: range | None
+    views: range
+    shift: bool
+
+    @property
+    def precision(self) -> Precision:
+        """In which the teacher runs: that of the recipe."""
+        said = self.recipe.precision
+        return Precision('fp32' if said is None and self.device.name == 'cpu' else said or 'amp_fp16')
+
+    @property
+    def ignore_index(self) -> int:
+        """The label that does not count."""
+        return -100 if self.settings is None else self.settings.ignore_index
+
+    def manifest(self) -> Manifest:
+        """What the store belongs to."""
+        identity = self.loader.identity or Identity({}, {})
+        return Manifest(
+            {'name': self.spec.name, 'origin': self.spec.origin, 'digest': self.teacher.digest}, identity.data,
+            identity.view, {'ignore_index': self.ignore_index, 'shift': self.shift}, self.form, self.precision.value,
+            versions(),
+        )
+
+    def ask(self, batch: Any) -> Iterator[tuple[Tensor, Any, Tensor | None]]:
+        """The teacher's logits for a batch in host memory, microbatch by microbatch, each with the microbatch on the
+        device and the positions of its logits.
+        """
+        size = self.recipe.device_train_microbatch_size
+        size = size if isinstance(size, int) else batch_size_of(batch) or 1
+        for part in self.data.split_batch(batch, size):
+            part = self.data.microbatch_transforms(self.device.batch_to_device(part))
+            positions = positions_of(part)  # as in a training, so that the answer is the same to the last bit
+            with get_precision_context(self.precision, self.recipe.precision_config):
+                yield self.teacher.outputs(part, positions), part, positions
+
+    def rows(self, batch: Any, keys: Sequence[int]) -> Iterator[tuple[Tensor, int, bool]]:
+        """The answer to each sample of a batch in host memory: its rows ``(R, row_bytes)`` on the host, how many they
+        are, and whether they are finite.
+        """
+        key = None if self.settings is None else self.settings.target_key
+        begin = 0
+        for logits, part, positions in self.ask(batch):
+            counted = counting(target_of(part, key), self.ignore_index, self.shift)
+            count = batch_size_of(part)
+            assert count is not None
+            mine = list(keys[begin:begin + count])
+            raw, counts, finite = pack_rows(self.form, logits, positions, counted, mine, WHERE)
+            yield from zip(raw.cpu().split(counts), counts, finite, strict=True)
+            begin += count
+
+
+def prepare(
+    recipe: Recipe, teacher: str | None = None, form: Any = None, views: int | None = None,
+    batch_size: int | None = None,
+) -> Asked:
+    """Make teacher and data of a recipe ready; every rank calls this.
+
+    Args:
+        recipe: The recipe; nothing of it is trained and its run folder is not touched.
+        teacher: The name of one of its teachers, or a teacher as YAML; ``None`` for the only one.
+        form: How answers are written, as :meth:`composer_kd.answers.Format.read` takes it.
+        views: How many views are stored; ``None`` for those that the recipe keeps, or else that its training shows
+            while it is distilled.
+        batch_size: Samples that a rank loads at once; ``None`` for the recipe's.
+
+    Raises:
+        ValueError: For a recipe that is not valid, data that does not say which samples it gives, or a number of views
+            that is neither given nor known.
+        FileNotFoundError: For a missing teacher or data.
+    """
+    cap_threads()
+    check_data(recipe)
+    device = get_device(recipe.device)
+    if dist.get_world_size() > 1 and not dist.is_initialized():
+        dist.initialize_dist(device, recipe.dist_timeout)
+    settings = settings_of(recipe)
+    spec = choose_teacher(settings, teacher)
+    student: Any = apply_surgery(make_parts(recipe).model, recipe.algorithms)
+    keys = (None, None, None) if settings is None else (settings.input_key, settings.target_key, settings.logits_key)
+    built = build_teachers([replace(spec, cache=None)], student, *keys)[0]
+    assert isinstance(built, Teacher)
+    device.module_to_device(built.module)
+    classes = outputs_known(built.module)
+    classes = outputs_known(student) if classes is None else classes
+    if classes is None:
+        raise ValueError('--format: how many classes the teacher has is not known from its model or the student.')
+    said = form if form is not None else None if spec.cache is None else spec.cache.form
+    heat = None if settings is None else settings.fixed_temperature
+    data = build_train_data(recipe, batch_size)
+    loader: Any = data.dataloader
+    if not isinstance(loader, SampleLoader):
+        raise ValueError(
+            f"train_data: '{recipe.train_data['name']}' does not say which samples it gives; answers are stored by "
+            'sample. Make its loader with make_loader (see the README on stored answers).',
+        )
+    batches = window_batches(recipe, settings, len(loader))
+    return Asked(
+        recipe, settings, spec, built, Format.read(said, classes, heat, '--format'), loader, data, device, batches,
+        _views(loader, batches, views), bool(getattr(student, 'shift_labels', False)),
+    )
+
+
+def _views(loader: SampleLoader, batches: range | None, said: int | None) -> range:
+    if said is not None:
+        if loader.views is not None and said > loader.views:
+            raise ValueError(f'--views: the recipe keeps {loader.views} views of a sample, fewer than {said}.')
+        return range(said)
+    if loader.views is not None:
+        return range(loader.views)
+    if batches is None:
+        raise ValueError(
+            "--views: how many epochs are distilled is not known from the recipe's durations. Say how many views to "
+            'store, or set train_data.views.',
+        )
+    return range(batches.start // len(loader), max(1, -(-batches.stop // len(loader))))
+
+
+def waits(device: Device) -> None:
+    """Wait until the device has done what it was asked."""
+    if device.name == 'gpu':
+        torch.cuda.synchronize()

@@ -1,0 +1,179 @@
+"""The console command ``composer-kd cache``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+_RECIPE = click.argument('recipe', metavar='RECIPE.yaml')
+_OVERRIDES = click.argument('overrides', nargs=-1, metavar='[KEY=VALUE]...')
+_TEACHER = click.option('--teacher', default=None, metavar='NAME', help=(
+    "Which of the recipe's teachers, by its name, or another one as '{run: FOLDER}'. Default: the only one."
+))
+_FORMAT = click.option('--format', 'form', default=None, metavar='FORMAT', help=(
+    "dense, top_k or sampled, or with settings: '{name: top_k, k: 10, dtype: float16, temperature: 1.0}'. Default: "
+    'dense for up to 64 classes, top_k with k 8 for more.'
+))
+_VIEWS = click.option('--views', type=click.IntRange(1), default=None, metavar='N', help=(
+    'How many views of a sample. Default: train_data.views, or the epochs that are distilled.'
+))
+_ONLY = click.option('--only-asked', is_flag=True, help=(
+    "Only what the recipe's own training, with its seed, asks for; other seeds ask for other samples."
+))
+
+
+class _Cache(click.Group):
+    """A group whose own name writes: what is no command is the recipe of ``write``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ('-h', '--help'):
+            args = ['write', *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Cache, context_settings={'help_option_names': ['-h', '--help']})
+def cache() -> None:
+    r"""Store a teacher's answers over a recipe's own data once, for every later run to read.
+
+    \b
+    composer-kd cache RECIPE.yaml --out PATH         writes what is not there yet
+    composer-kd cache estimate RECIPE.yaml           bytes, time, and when it pays
+    composer-kd cache verify RECIPE.yaml PATH        files, and a sample of the answers
+
+    On several GPUs: composer -n 8 -c composer-kd cache RECIPE.yaml --out PATH. A run then reads them with
+    'teachers: [{cache: PATH}]'.
+    """
+
+
+@cache.command()
+@_RECIPE
+@_OVERRIDES
+@click.option('--out', required=True, metavar='PATH_OR_URI', help='The store: a folder, or a URI such as s3://....')
+@click.option('--local', default=None, metavar='DIR', help='For a URI: where the store is written before it is copied.')
+@_TEACHER
+@_FORMAT
+@_VIEWS
+@_ONLY
+def write(
+    recipe: str, overrides: tuple[str, ...], out: str, local: str | None, teacher: str | None, form: str | None,
+    views: int | None, only_asked: bool,
+) -> None:
+    """Write the answers that a store lacks; killed, the same command goes on.
+
+    Nothing is trained. KEY=VALUE replaces what the recipe says, as in training.
+    """
+    from composer.utils import dist
+
+    from composer_kd.caching import write_store
+    from composer_kd.runs.alive import end_with_launcher
+
+    end_with_launcher()
+    asked = _told(lambda: _prepared(recipe, overrides, teacher, form, views))
+    done = _told(lambda: write_store(asked, out, only_asked, local))
+    if dist.get_global_rank() == 0:
+        each = done.bytes / max(done.samples, 1)
+        click.echo(f'{done.samples:,} answers in {out} ({asked.form.describe()}), {done.fresh:,} of them new')
+        click.echo(f'{size(done.bytes)}, {each:.0f} bytes a sample; {done.seconds:.0f} s')
+        click.echo(f'teachers: [{{cache: {out}}}]')
+
+
+@cache.command()
+@_RECIPE
+@_OVERRIDES
+@_TEACHER
+@_FORMAT
+@_VIEWS
+@_ONLY
+@click.option('--seconds', type=click.FloatRange(0, min_open=True), default=15.0, show_default=True,
+              help='How long to measure, about.')
+def estimate(
+    recipe: str, overrides: tuple[str, ...], teacher: str | None, form: str | None, views: int | None,
+    only_asked: bool, seconds: float,
+) -> None:
+    """Say what a store would take and when it has paid; nothing is written.
+
+    Without teacher or data on this machine: the size alone.
+    """
+    from composer_kd.caching.estimate import estimate_size, estimate_store
+    from composer_kd.caching.show import show_estimate
+    from composer_kd.recipes import load_recipe
+
+    def estimated() -> Any:
+        try:
+            return estimate_store(_prepared(recipe, overrides, teacher, form, views), only_asked, seconds)
+        except FileNotFoundError as error:
+            return estimate_size(load_recipe(recipe, overrides), _plain(form), views, ' '.join(str(error).split()))
+
+    show_estimate(_told(estimated))
+
+
+@cache.command()
+@_RECIPE
+@click.argument('path', metavar='PATH')
+@_OVERRIDES
+@_TEACHER
+@click.option('--samples', type=click.IntRange(1), default=1000, show_default=True, help='Answers to ask for again.')
+def verify(recipe: str, path: str, overrides: tuple[str, ...], teacher: str | None, samples: int) -> None:
+    """Compare a store's files with their digests, and a sample of its answers with the teacher's of today.
+
+    The exit status is 1 if anything is not as it should be.
+    """
+    from composer_kd.answers import Store
+    from composer_kd.caching import verify_store
+    from composer_kd.caching.show import show_verified
+
+    def verified() -> Any:
+        form = Store.open(path, 'verify').format.plain()
+        form.pop('classes')
+        keep = {'dense': ('name', 'dtype'), 'top_k': ('name', 'k', 'dtype', 'temperature'),
+                'sampled': ('name', 'k', 'temperature')}[form['name']]
+        asked = _prepared(recipe, overrides, teacher, {key: form[key] for key in keep}, None)
+        return verify_store(asked, path, samples)
+
+    found = _told(verified)
+    show_verified(found)
+    sys.exit(0 if found.fine else 1)
+
+
+def _prepared(
+    recipe: str, overrides: tuple[str, ...], teacher: str | None, form: Any, views: int | None,
+) -> Any:
+    from composer_kd.caching import prepare
+    from composer_kd.recipes import load_recipe
+
+    return prepare(load_recipe(recipe, overrides), teacher, _plain(form), views)
+
+
+def _plain(form: Any) -> Any:
+    import yaml
+
+    return yaml.safe_load(form) if isinstance(form, str) else form
+
+
+def _told(call: Any) -> Any:
+    from composer_kd.recipes.errors import told_to_user
+
+    try:
+        return call()
+    except Exception as error:
+        message = told_to_user(error)
+        if message is None:
+            raise
+        click.echo(f'error: {message}', err=True)
+        sys.exit(1)
+
+
+def size(count: float) -> str:
+    """Bytes in three digits.
+
+    Example:
+        >>> size(1_234_567), size(12)
+        ('1.23 MB', '12 B')
+    """
+    for unit in ('B', 'kB', 'MB', 'GB', 'TB'):
+        if count < 999.5 or unit == 'TB':
+            break
+        count /= 1000
+    return f'{count:.3g} {unit}'

@@ -1,0 +1,216 @@
+"""What a store would take: bytes, time, and after how many runs it has paid, before anything of it is written."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from composer_kd.answers import Format, Source, Store
+from composer_kd.answers.parts import PartWriter
+from composer_kd.batches import POSITIONS, target_of
+from composer_kd.caching.asking import Asked, settings_of, waits, window_batches
+from composer_kd.caching.write import keys_to_write, loader_of, noted, write_batch
+from composer_kd.names import split_named
+from composer_kd.plan.building import build_parts
+from composer_kd.plan.reading import read_sources
+from composer_kd.recipes.schema import Recipe
+from composer_kd.settings import Settings
+from composer_kd.teachers import outputs_known
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds a sample, measured on this machine by one process.
+
+    Attributes:
+        data: Loading it, without a teacher.
+        teacher: Asking the teacher about it.
+        packing: Making rows of the answer and writing them.
+        reading: Reading the stored answer, checks included.
+        samples: On how many this was measured.
+    """
+
+    data: float
+    teacher: float
+    packing: float
+    reading: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a store would take.
+
+    Attributes:
+        form: How answers are written.
+        rows: Of a sample, on average.
+        samples: Of the data, in one view.
+        views: How many.
+        stored: Answers in the store.
+        asked: Answers that one training of the recipe asks for.
+        speed: Measured; ``None`` where teacher or data are not here.
+        why: Then, what is missing.
+    """
+
+    form: Format
+    rows: float
+    samples: int
+    views: int
+    stored: int
+    asked: int
+    speed: Speed | None
+    why: str = ''
+
+    @property
+    def bytes(self) -> float:
+        """Of the store."""
+        return self.stored * self.form.sample_bytes(self.rows)
+
+    @property
+    def dense_bytes(self) -> float:
+        """Of all logits in float16, for comparison."""
+        return self.stored * Format('dense', self.form.classes, 'float16').sample_bytes(self.rows)
+
+    @property
+    def seconds(self) -> float | None:
+        """To write it, on one process like the one that was measured."""
+        speed = self.speed
+        return None if speed is None else self.stored * (max(speed.data, 0.0) + speed.teacher + speed.packing)
+
+    @property
+    def saved_seconds(self) -> float | None:
+        """What one training saves: the teacher, less what reading takes."""
+        return None if self.speed is None else self.asked * (self.speed.teacher - self.speed.reading)
+
+    @property
+    def runs(self) -> int | None:
+        """After how many trainings the store has paid; ``None`` if never, or not measured."""
+        if self.seconds is None or self.saved_seconds is None or self.saved_seconds <= 0:
+            return None
+        return math.ceil(self.seconds / self.saved_seconds)
+
+
+def estimate_store(asked: Asked, only_asked: bool = False, seconds: float = 15.0) -> Estimate:
+    """Measure on real samples what a store would take. Nothing stays on disk.
+
+    Args:
+        asked: Teacher and data.
+        only_asked: As of :func:`composer_kd.caching.keys_to_write`.
+        seconds: How long to measure, about; above 0.
+
+    Raises:
+        ValueError: As :func:`composer_kd.caching.keys_to_write`.
+    """
+    keys = keys_to_write(asked, only_asked)
+    speed, rows = _measure(asked, keys, seconds)
+    chosen: Any = asked.loader.chosen
+    per_training = _asked_for(asked.batches, asked.settings, asked.recipe, len(asked.loader))
+    return Estimate(asked.form, rows, len(chosen), len(asked.views), len(keys), per_training, speed)
+
+
+def _asked_for(batches: range | None, settings: Settings | None, recipe: Recipe, per_epoch: int) -> int:
+    if batches is None:
+        return per_epoch * int(recipe.train_data['batch_size'])
+    share = 1.0
+    if settings is not None:
+        share = settings.probability / (settings.interval.every if settings.interval.unit.value == 'ba' else 1)
+    return round(len(batches) * share * int(recipe.train_data['batch_size']))
+
+
+def _measure(asked: Asked, keys: Any, seconds: float) -> tuple[Speed, float]:
+    folder = Path(tempfile.mkdtemp(prefix='composer_kd-estimate-'))
+    try:
+        asked.manifest().write(folder)
+        size = asked.loader.batch_size or 1
+        # what comes next to each other in a store is read in any order later: some of everywhere
+        some = np.sort(np.random.default_rng(0).permutation(keys)[:max(3 * size, 50_000)])
+        part, times, counts, kept = PartWriter(folder), [0.0, 0.0, 0.0], 0, []
+        begun = before = time.perf_counter()
+        warm = True
+        for batch, notes in noted(loader_of(asked, some)):
+            loaded = time.perf_counter()
+            numbers = notes['keys'].tolist()
+            with torch.no_grad():
+                for _ in asked.ask(batch):
+                    pass
+            waits(asked.device)
+            answered = time.perf_counter()
+            write_batch(asked, part, batch, notes)
+            written = time.perf_counter()
+            kept.append((batch, notes['keys'].numpy()))
+            if not warm:
+                alone = answered - loaded
+                times = [times[0] + loaded - before, times[1] + alone, times[2] + max(0.0, written - answered - alone)]
+                counts += len(numbers)
+            warm, before = False, time.perf_counter()
+            if counts and before - begun > seconds:
+                break
+        if not counts:
+            raise ValueError(
+                f'estimate: {len(keys)} samples are too few to measure; there must be more than one batch of {size}.',
+            )
+        part.close()
+        store = Store.open(folder)
+        read = Source({0: store})
+        begun = time.perf_counter()
+        for batch, batch_keys in kept[-20:]:
+            read(batch_keys, batch)
+        reading = (time.perf_counter() - begun) / sum(len(batch_keys) for _, batch_keys in kept[-20:])
+        rows = sum(int(read(batch_keys, batch)['rows'][0].sum()) for batch, batch_keys in kept[-20:])
+        rows_each = rows / sum(len(batch_keys) for _, batch_keys in kept[-20:])
+        return Speed(times[0] / counts, times[1] / counts, times[2] / counts, reading, counts), rows_each
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def estimate_size(recipe: Recipe, form: Any, views: int | None, why: str) -> Estimate:
+    """The size alone, from what is known without teacher and data.
+
+    Args:
+        recipe: The recipe.
+        form: As of :func:`composer_kd.caching.prepare`.
+        views: Likewise.
+        why: What is missing.
+
+    Raises:
+        ValueError: If the number of classes or samples is not known.
+    """
+    parts, _ = build_parts(recipe)
+    classes = outputs_known(parts.model)
+    source = read_sources(recipe)[0]
+    if classes is None or source.batch is None or source.data.samples is None:
+        raise ValueError(f'estimate: neither the store nor its size can be told: {why}')
+    given = recipe.algorithms.get('distillation')
+    settings = None
+    if given is not None:
+        plain = recipe.model_copy(update={'algorithms': {
+            'distillation': {**given, 'teachers': torch.nn.Identity()},
+        }})
+        settings = settings_of(plain)
+    with torch.device('meta'):
+        rows = _rows_of(source.batch(16))
+    per_epoch = max(1, source.data.samples // source.batch_size)
+    batches = window_batches(recipe, settings, per_epoch)
+    said = views if views is not None else split_named(recipe.train_data, 'train_data')[1].get('views')
+    count = said if said is not None else 1 if batches is None else -(-len(batches) // per_epoch)
+    asked = _asked_for(batches, settings, recipe, per_epoch)
+    heat = None if settings is None else settings.fixed_temperature
+    return Estimate(
+        Format.read(form, classes, heat, '--format'), rows, source.data.samples, count, source.data.samples * count,
+        asked, None, why,
+    )
+
+
+def _rows_of(batch: Any) -> float:
+    if isinstance(batch, dict) and POSITIONS in batch:
+        return len(batch[POSITIONS]) / 16
+    labels = target_of(batch, None)
+    return float(labels.shape[1]) if isinstance(labels, torch.Tensor) and labels.dim() == 2 else 1.0
