@@ -34,6 +34,10 @@ PARTS, PART, KEYS, INDEX, COLUMN = 'parts', 'part.json', 'keys.npy', 'index.json
 SEGMENTS = 'segments.npy'
 _UNFINISHED = '.unfinished-'
 _SHARD = 2**26
+_FEW = 8
+
+Segment = tuple[int, int, int]
+"""View, first sample, and how many samples from there on."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,19 @@ class Part:
 
     Attributes:
         path: Its folder.
-        keys: Of its rows, in their order: ``(N,)``; or view, first sample and samples, where they follow one another.
+        keys: Whose answers its rows are, in their order: keys ``(N,)``, or, where samples follow one another,
+            segments of view, first sample and samples.
         shards: What its ``index.json`` says of each.
     """
 
     path: Path
-    keys: Keys | tuple[int, int, int]
+    keys: Keys | list[Segment]
     shards: list[dict[str, Any]]
 
     @property
     def samples(self) -> int:
         """How many answers."""
-        return len(self.keys) if isinstance(self.keys, np.ndarray) else self.keys[2]
+        return len(self.keys) if isinstance(self.keys, np.ndarray) else sum(count for _, _, count in self.keys)
 
 
 class PartWriter:
@@ -96,9 +101,10 @@ class PartWriter:
             return None
         keys = np.array(self._keys, np.int64)
         said: dict[str, Any] = {'samples': len(keys)}
-        if (np.diff(keys) == 1).all():
+        segments = _segments(keys)
+        if _FEW * len(segments) <= len(keys):
+            said['segments'] = segments
             view, first = split_key(int(keys[0]))
-            said |= {'view': view, 'first': first}
             name = f'{view:06d}-{first:012d}-{len(keys)}'
         else:
             with open(self._path / KEYS, 'wb') as file:
@@ -151,17 +157,18 @@ def _read_part(path: Path, where: str) -> Part:
     try:
         said = json.loads((path / PART).read_text())
         shards = json.loads((path / INDEX).read_text())['shards']
-        keys: Any = (int(said['view']), int(said['first']), int(said['samples'])) if 'view' in said else np.load(
-            path / KEYS, allow_pickle=False,
-        )
         samples = int(said['samples'])
+        keys: Any = np.load(path / KEYS, allow_pickle=False) if 'segments' not in said else [
+            (int(view), int(first), int(count)) for view, first, count in said['segments']
+        ]
         counted = sum(int(shard['samples']) for shard in shards)
+        whole = keys.shape == (samples,) if isinstance(keys, np.ndarray) else sum(k[2] for k in keys) == samples
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{where}: '{path}' is no whole part of a store ({type(error).__name__}: {error}). Copy it anew, or remove "
             'it: what it held is then missing and can be written again.',
         ) from error
-    if counted != samples or (isinstance(keys, np.ndarray) and keys.shape != (samples,)):
+    if counted != samples or not whole:
         raise ValueError(f"{where}: the files of '{path}' do not belong together. Copy it anew, or remove it.")
     for shard in shards:
         check_size(path, shard['raw_data'], where)
@@ -205,20 +212,20 @@ def write_index(store: Path, parts: Sequence[Part]) -> None:
         for shard in part.shards:
             raw = {**shard['raw_data'], 'basename': f"{below}/{shard['raw_data']['basename']}"}
             shards.append({**shard, 'raw_data': raw})
-        segments.extend([part.keys] if isinstance(part.keys, tuple) else _runs(part.keys))
+        segments.extend(part.keys if isinstance(part.keys, list) else _segments(part.keys))
     with open(store / f'.{SEGMENTS}', 'wb') as file:
         np.save(file, np.array(segments, np.int64).reshape(-1, 3))
     os.replace(store / f'.{SEGMENTS}', store / SEGMENTS)
     write_atomically(store / INDEX, json.dumps({'version': 2, 'shards': shards}))
 
 
-def _runs(keys: Keys) -> list[tuple[int, int, int]]:
+def _segments(keys: Keys) -> list[Segment]:
     begins = np.flatnonzero(np.diff(keys, prepend=keys[0] - 2) != 1)
     ends = np.append(begins[1:], len(keys))
     return [(*split_key(int(keys[begin])), int(end - begin)) for begin, end in zip(begins, ends, strict=True)]
 
 
-def read_segments(file: Path, where: str) -> list[tuple[int, int, int]]:
+def read_segments(file: Path, where: str) -> list[Segment]:
     """What :func:`write_index` wrote of whose answers there are.
 
     Raises:

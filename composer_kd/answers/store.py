@@ -12,9 +12,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from composer_kd.answers.keys import Keys, check_of, keys_of, split_key
+from composer_kd.answers.keys import Keys, check_of, key_of, keys_of, split_key
 from composer_kd.answers.manifest import NAME, Manifest
-from composer_kd.answers.parts import INDEX, read_parts
+from composer_kd.answers.parts import INDEX, Segment, read_parts
 
 Rows = NDArray[np.int64]
 _CHECK, _SIZE = 4, 4
@@ -94,7 +94,7 @@ class Store:
 
     def __init__(
         self, manifest: Manifest, folder: Path, where: str, remote: str | None = None,
-        segments: Sequence[tuple[int, int, int]] = (),
+        segments: Sequence[Segment] = (),
     ) -> None:
         self.manifest, self.folder, self.where, self.remote = manifest, folder, where, remote
         self.format = manifest.format
@@ -105,7 +105,7 @@ class Store:
                     f"{where}: the store at '{remote}' is not complete. Go on with the 'composer-kd cache' that writes "
                     'it.',
                 )
-            keys: list[Any] = list(segments)
+            keys: list[Any] = [list(segments)]
             self._shards = _Elsewhere(remote, str(folder))
         else:
             parts = read_parts(folder, where)
@@ -131,21 +131,21 @@ class Store:
             )
         return cls(Manifest.read(folder / NAME, where), folder, where)
 
-    def _index(self, keys: list[Keys | tuple[int, int, int]]) -> None:
+    def _index(self, keys: list[Keys | list[Segment]]) -> None:
         first, count, begin, row = [], [], [], 0
         loose: list[Keys] = []
         places: list[Rows] = []
         for part in keys:
-            if isinstance(part, tuple):
-                view, start, samples = part
-                first.append(int(keys_of(view, [start])[0]))
+            if isinstance(part, np.ndarray):
+                loose.append(part)
+                places.append(np.arange(row, row + len(part)))
+                row += len(part)
+                continue
+            for view, start, samples in part:
+                first.append(key_of(view, start))
                 count.append(samples)
                 begin.append(row)
-            else:
-                samples = len(part)
-                loose.append(part)
-                places.append(np.arange(row, row + samples))
-            row += samples
+                row += samples
         self.samples = row
         order = np.argsort(np.array(first, np.int64), kind='stable')
         self._first, self._count, self._begin = (np.array(x, np.int64)[order] for x in (first, count, begin))
