@@ -14,6 +14,7 @@ from torch import Tensor
 from composer_kd.batches import POSITIONS, batch_size_of
 
 _INDEX_BITS = 40
+_HASH = xxhash.xxh3_64_intdigest
 Keys = NDArray[np.int64]
 
 
@@ -58,21 +59,21 @@ def fingerprints(batch: Any) -> NDArray[np.uint64]:
     size = batch_size_of(batch) or 0
     found = [0] * size
     shown = batch.get('attention_mask') if isinstance(batch, Mapping) else None
+    there = None if shown is None else shown.numpy().astype(bool)
     for tensor in _tensors(batch):
         if not tensor.ndim or len(tensor) != size:
             continue
-        rows: Any = tensor.detach()
-        if isinstance(shown, Tensor) and shown.shape == tensor.shape:
-            rows = [row[there] for row, there in zip(rows, shown.bool(), strict=True)]
-        raw = [_raw(row) for row in rows] if isinstance(rows, list) else _raw(rows).reshape(size, -1)
-        found = [xxhash.xxh3_64_intdigest(row.data, seed) for row, seed in zip(raw, found, strict=True)]
+        rows: Any = _array(tensor)
+        if there is not None and there.shape == rows.shape:
+            rows = [row[mask] for row, mask in zip(rows, there, strict=True)]
+        found = [_HASH(row, seed) for row, seed in zip(rows, found, strict=True)]
     return np.array(found, np.uint64)
 
 
-def _raw(tensor: Tensor) -> NDArray[np.uint8]:
-    tensor = tensor.contiguous()
-    bytes_of = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.reshape(*tensor.shape, 1)
-    found: NDArray[np.uint8] = bytes_of.view(torch.uint8).numpy()
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """In one piece, a row for each sample; of a type that NumPy does not have, as bytes."""
+    tensor = tensor.detach().contiguous().reshape(len(tensor), -1)
+    found: NDArray[Any] = (tensor.view(torch.uint8) if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return found
 
 
