@@ -4,6 +4,7 @@ depth is not the point, a learning rate that tiny batches of tiny pictures bear,
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -77,6 +78,10 @@ def overlay(path: Path) -> list[str]:
     for scheduler in recipe.schedulers:
         if 't_warmup' in scheduler:
             changes['scheduler.t_warmup'] = '1ba'
+    teachers = recipe.algorithms.get('distillation', {}).get('teachers', [])
+    if any(teacher.get('cache', {}).get('format', {}) != 'dense' for teacher in teachers if 'cache' in teacher):
+        small = [{**teacher, 'cache': {**teacher['cache'], 'format': {'name': 'top_k', 'k': 3}}} for teacher in teachers]
+        changes['algorithms.distillation.teachers'] = json.dumps(small)
     return [f'{key}={value}' for key, value in changes.items()]
 
 
