@@ -36,27 +36,31 @@ def test_the_python_snippet(tmp_path):
     assert re.match(r'15 batches with KD, overhead \d', done.stdout)  # more than 1 on a starved machine
 
 
-@pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    """The commands of the README, in a folder with what a clone has."""
-    folder = tmp_path_factory.mktemp('clone')
-    for name in ('scripts', 'yamls', 'composer_kd'):
-        (folder / name).symlink_to(ROOT / name)
+def ran(block, folder):
+    """What the commands of a block say, each run in a folder with what a clone has, on less of everything."""
     bin_ = Path(sys.executable).parent
     path = f'{bin_}{os.pathsep}{os.environ["PATH"]}'
-    outputs = []
-    commands = next(block for block in blocks('bash') if 'yamls/digits/baseline.yaml' in block)
-    for command in commands.strip().splitlines():
+    for command in block.strip().splitlines():
         command = command.replace('composer-kd ', f'{sys.executable} -m composer_kd.cli ')
         command = command.replace('composer -n', f'{sys.executable} -m composer.cli.launcher -n')
         if 'baseline.yaml' in command:
             command += ' max_duration=2ep'
+        if 'stores/earlier}' in command:
+            command += ' max_duration=5ep'
         done = subprocess.run(command.replace('max_duration=10ep', 'max_duration=1ep'), shell=True, cwd=folder,
                               capture_output=True, text=True, timeout=240,
                               env={**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT)})
         assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
-        outputs.append(done.stdout)
-    return folder, outputs
+        yield done.stdout
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """The first commands of the README."""
+    folder = tmp_path_factory.mktemp('clone')
+    for name in ('scripts', 'yamls', 'composer_kd'):
+        (folder / name).symlink_to(ROOT / name)
+    return folder, list(ran(next(block for block in blocks('bash') if 'yamls/digits/baseline.yaml' in block), folder))
 
 
 def test_the_commands(made):
@@ -65,6 +69,17 @@ def test_the_commands(made):
     assert 'valid' in validated
     assert 'KD' in second
     assert (folder / 'runs' / 'digits-baseline' / 'record.json').exists()
+
+
+def test_stored_answers(made):
+    folder, _ = made
+    block = next(block for block in blocks('bash') if 'composer-kd cache' in block)
+    estimate, written, verified, trained = ran(block, folder)
+    assert 'it has paid' in estimate
+    assert '4,312 answers in stores/earlier (top_k' in written
+    assert 'the same to the last bit  1,000' in verified
+    assert 'KD' in trained
+    assert not (folder / 'stores' / 'digits-baseline').exists(), 'nothing was trained that fills it'
 
 
 def test_the_recipe_entry_over_a_recipe_that_is_there(made, monkeypatch):
