@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 import psutil
+import xxhash
 
 from composer_kd.answers.keys import Keys, check_of, split_key
-from composer_kd.runs.files import write_atomically
+from composer_kd.runs.files import digest, write_atomically
 
 PARTS, PART, KEYS, INDEX, COLUMN = 'parts', 'part.json', 'keys.npy', 'index.json', 'answer'
 SEGMENTS = 'segments.npy'
@@ -110,7 +111,8 @@ class PartWriter:
             with open(self._path / KEYS, 'wb') as file:
                 np.save(file, keys)
             name = f'filled-{uuid.uuid4().hex[:12]}'
-        write_atomically(self._path / PART, json.dumps(said))
+        said['files'] = {path.name: _hash(path) for path in sorted(self._path.iterdir()) if path.name in (INDEX, KEYS)}
+        write_atomically(self._path / PART, json.dumps({**said, 'check': digest(said)}))
         for path in self._path.iterdir():
             _synced(path)
         final = self._parts / name
@@ -126,6 +128,11 @@ class PartWriter:
         with contextlib.suppress(Exception):
             self._writer.finish()
         shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _hash(path: Path) -> str:
+    found: str = xxhash.xxh3_64_hexdigest(path.read_bytes())
+    return found
 
 
 def _synced(path: Path) -> None:
@@ -156,6 +163,11 @@ def read_parts(store: Path, where: str) -> list[Part]:
 def _read_part(path: Path, where: str) -> Part:
     try:
         said = json.loads((path / PART).read_text())
+        if said.pop('check', None) != digest(said):
+            raise ValueError(f'{PART} is not as it was written')
+        for name, want in said['files'].items():
+            if _hash(path / name) != want:
+                raise ValueError(f'{name} is not as it was written')
         shards = json.loads((path / INDEX).read_text())['shards']
         samples = int(said['samples'])
         keys: Any = np.load(path / KEYS, allow_pickle=False) if 'segments' not in said else [
@@ -163,7 +175,7 @@ def _read_part(path: Path, where: str) -> Part:
         ]
         counted = sum(int(shard['samples']) for shard in shards)
         whole = keys.shape == (samples,) if isinstance(keys, np.ndarray) else sum(k[2] for k in keys) == samples
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{where}: '{path}' is no whole part of a store ({type(error).__name__}: {error}). Copy it anew, or remove "
             'it: what it held is then missing and can be written again.',
