@@ -87,6 +87,13 @@ class Manifest:
                     found.append(f'{part}.{key} is {_shown(there)} in the store and {_shown(here)} in {ours}')
         return found
 
+    @property
+    def identity(self) -> str:
+        """What must be the same of answers that lie in one store: teacher, data, views, rows and format."""
+        return digest(_plain([
+            self.teacher.get('digest'), dict(self.data), dict(self.view), dict(self.rows), self.format.plain(),
+        ]))[:16]
+
     def write(self, folder: Path, begin: bool = False) -> None:
         """Write it, in one piece; to ``begin`` a store, unless one was begun there meanwhile."""
         plain = json.loads(json.dumps({**self.__dict__, 'format': self.format.plain()}, default=dict))

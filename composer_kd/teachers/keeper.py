@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 from composer_kd.answers import Answer, Format, Identity, Manifest, Notes, SampleLoader, Store
 from composer_kd.answers.keys import split_key
 from composer_kd.answers.parts import PartWriter, remove_unfinished
-from composer_kd.batches import batch_size_of, classes_last, cut, labelled
+from composer_kd.batches import classes_last, cut, labelled
+from composer_kd.teachers.pieces import device_of, runs, size_of, woven
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Keeper:
         """
         assert self.store is not None
         for epoch, some in groupby(batches, key=lambda batch: batch // per_epoch):
-            view, asked = loader.view(epoch), [loader.asked(epoch, first, last) for first, last in _runs(
+            view, asked = loader.view(epoch), [loader.asked(epoch, first, last) for first, last in runs(
                 [batch - epoch * per_epoch for batch in some],
             )]
             samples = None if asked[0] is None else np.unique(np.concatenate([one for one in asked if one is not None]))
@@ -214,7 +215,7 @@ class Keeper:
         """
         if notes['error'].get(index):
             raise ValueError(notes['error'][index])
-        keys, size = notes['keys'], _size(batch)
+        keys, size = notes['keys'], size_of(batch)
         rows = notes['rows'][index] if index in notes['rows'] else torch.full_like(keys, -1)
         mine = rows[begin:begin + size]
         gone = (mine < 0).nonzero().squeeze(1)
@@ -242,15 +243,15 @@ class Keeper:
                     continue  # NaN is no answer
                 self._pending[int(keys[place])] = int(notes['prints'][place]), one.numpy().tobytes()
         if kept is not None and len(gone) < size:
-            raw = _woven(mine, kept, gone, raw, counts)
+            raw = woven(mine, kept, gone, raw, counts)
         return self.form.unpack(raw)
 
     def _asked(
         self, batch: Any, positions: Tensor | None, counted: Tensor | None, gone: Tensor, keys: Tensor, ask: Ask,
     ) -> tuple[Tensor, list[int], list[bool]]:
         """The rows of what is missing, as they are written; how many each sample has, and whether they are finite."""
-        if len(gone) < _size(batch):
-            where = gone.to(_device(batch))
+        if len(gone) < size_of(batch):
+            where = gone.to(device_of(batch))
             batch = cut(batch, where)
             counted = None if counted is None else counted[where]
             if positions is not None:
@@ -281,35 +282,3 @@ class Keeper:
         part, self._part = self._part, None
         if part is not None:
             part.close()
-
-
-def _runs(batches: list[int]) -> list[tuple[int, int]]:
-    """Ascending numbers as first and last + 1 of those that follow one another."""
-    breaks = [0, *(i for i in range(1, len(batches)) if batches[i] != batches[i - 1] + 1), len(batches)]
-    return [(batches[a], batches[b - 1] + 1) for a, b in pairwise(breaks)]
-
-
-def _size(batch: Any) -> int:
-    size = batch_size_of(batch)
-    assert size is not None, 'a microbatch holds a tensor'
-    return size
-
-
-def _device(batch: Any) -> torch.device:
-    if isinstance(batch, Tensor):
-        return batch.device
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    return next(_device(part) for part in parts if isinstance(part, (Tensor, Mapping, list, tuple)))
-
-
-def _woven(counts: Tensor, kept: Tensor, gone: Tensor, raw: Tensor, asked: list[int]) -> Tensor:
-    """Rows that were read and rows that were asked for, in the order of the samples."""
-    sizes = counts.clone()
-    sizes[gone] = torch.tensor(asked)
-    missing = torch.zeros(len(counts), dtype=torch.bool)
-    missing[gone] = True
-    of_asked = missing.repeat_interleave(sizes)
-    woven = torch.empty(len(of_asked), raw.shape[1], dtype=raw.dtype, device=raw.device)
-    woven[of_asked.to(raw.device)] = raw
-    woven[(~of_asked).to(raw.device)] = kept.to(raw.device)
-    return woven

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from composer_kd.answers import Store, parts
+from composer_kd.answers import Format, Store, parts
 from composer_kd.answers.keys import key_of, keys_of
-from tests.answers.made import FORM, answer, fill, print_of
+from tests.answers.made import FORM, answer, fill, manifest, print_of
 
 INDEX = [(0, i) for i in range(60)]
 LOOSE = [(1, int(i)) for i in np.random.default_rng(0).permutation(60)]
@@ -100,7 +100,7 @@ def test_a_byte_flipped_anywhere(whole, tmp_path):
                 assert text.startswith('teachers[0].cache: '), text
                 assert part in text, (name, place, text)
         path.write_bytes(raw)
-    assert seen > 100
+    assert seen > 60
     assert read_all(folder)[1] == []
 
 
@@ -141,6 +141,9 @@ def test_half_copied(copy, name, how):
         return
     assert not found
     assert 'teachers[0].cache' in said[0]
+    if (name, how) == ('manifest.json', 'missing'):
+        assert f"there is no manifest.json in '{copy}'" in said[0]
+        return
     assert str(path if name in ('mds', 'manifest.json') else path.parent) in said[0]
     if name == 'mds':
         assert ('is missing' if how == 'missing' else 'bytes: the store was not copied whole') in said[0]
@@ -178,7 +181,8 @@ def test_the_files_of_one_part_in_the_folder_of_another(copy):
 
 
 @pytest.mark.parametrize('change', [
-    {'samples': 59}, {'samples': 61}, {'first': 1}, {'view': 1}, {'view': 'x'}, {'samples': None}, {'files': {}},
+    {'samples': 59}, {'samples': 61}, {'segments': [[0, 1, 60]]}, {'segments': [[1, 0, 60]]}, {'segments': 'x'},
+    {'samples': None}, {'files': {}}, {'of': 'x'},
 ], ids=str)
 def test_a_part_that_says_something_else_of_itself(copy, change):
     path = next(copy.glob('parts/0*/part.json'))
@@ -197,6 +201,29 @@ def test_what_is_none_at_all(copy, name, text):
     found, said = read_all(copy)
     assert not found
     assert path.parent.name in said[0]
+
+
+@pytest.mark.parametrize('other', [
+    {'teacher': {'name': 'teacher0', 'origin': 'run:runs/a', 'digest': 'cd' * 32}}, {'view': {'seed': 18, 'noise': 0.5}},
+    {'data': {'name': 'digits', 'split': 'test'}}, {'rows': {'ignore_index': -1, 'shift': False}}, {'form': Format('dense', 8, 'float16')},
+], ids=lambda other: next(iter(other)))
+def test_a_part_of_another_store_is_not_taken_for_one_of_this(copy, other):
+    """Its samples and inputs are the same: only what is said of the store tells that the answers are not."""
+    (copy / 'manifest.json').unlink()
+    manifest(**other).write(copy)
+    found, said = read_all(copy)
+    assert not found
+    assert 'was written for another store' in said[0]
+    assert next((copy / 'parts').iterdir()).parent.name in said[0]
+
+
+def test_parts_of_equal_stores_go_together(copy, tmp_path):
+    (tmp_path / 'other').mkdir()
+    more = fill(tmp_path / 'other', FORM, [(2, 5), (2, 9)])
+    shutil.copytree(more, copy / 'parts' / more.name)
+    store = Store.open(copy)
+    assert store.samples == 122
+    assert store.missing(2, np.arange(10)).tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
 
 
 def test_keys_of_another_kind_are_not_unpickled(copy):

@@ -83,12 +83,22 @@ def test_answers_written_twice(tmp_path):
 
 
 def test_the_same_range_written_twice_is_there_once(tmp_path):
-    one = fill(tmp_path, FORM, [(0, i) for i in range(5)])
-    assert fill(tmp_path, FORM, [(0, i) for i in range(5)]) == one
+    one = fill(tmp_path, FORM, [(0, i) for i in range(16)])
+    assert fill(tmp_path, FORM, [(0, i) for i in range(16)]) == one
     store = Store.open(tmp_path)
-    assert store.samples == 5
-    assert_holds(store, [(0, i) for i in range(5)])
+    assert store.samples == 16
+    assert_holds(store, [(0, i) for i in range(16)])
     assert [path.name for path in (tmp_path / 'parts').iterdir()] == [one.name]
+
+
+def test_parts_with_the_same_first_sample_and_size_but_other_gaps(tmp_path):
+    one = [(0, i) for i in (*range(20), *range(40, 60))]
+    other = [(0, i) for i in (*range(20), *range(80, 100))]
+    assert fill(tmp_path, FORM, one) != fill(tmp_path, FORM, other)
+    store = Store.open(tmp_path)
+    assert_holds(store, [*one, *other])
+    assert len(store.missing(0, np.arange(100))) == 40
+    assert list(tmp_path.rglob('keys.npy')) == [], 'both are told in segments'
 
 
 def test_a_part_without_answers_leaves_nothing(tmp_path):
@@ -266,7 +276,7 @@ def test_what_another_writer_is_at_is_left_alone(tmp_path):
 # a manifest
 
 def test_a_manifest_comes_back(tmp_path):
-    said = manifest(Format('top_k', 1000, k=9, temperature=4.0), segments=((0, 0, 5), (1, 0, 5)), complete=True, view={'seed': 3, 'sizes': [1, 2], 'x': None})
+    said = manifest(Format('top_k', 1000, k=9, temperature=4.0), cost={'seconds': 3.5}, complete=True, view={'seed': 3, 'sizes': [1, 2], 'x': None})
     said.write(tmp_path)
     assert Manifest.read(tmp_path / 'manifest.json', 'x') == said
 
