@@ -168,12 +168,11 @@ class Keeper:
         """
         assert self.store is not None
         for epoch, some in groupby(batches, key=lambda batch: batch // per_epoch):
-            view, asked = loader.view(epoch), [loader.asked(epoch, first, last) for first, last in runs(
-                [batch - epoch * per_epoch for batch in some],
-            )]
+            within = [batch - epoch * per_epoch for batch in some]
+            view, asked = loader.view(epoch), [loader.asked(epoch, first, last) for first, last in runs(within)]
             samples = None if asked[0] is None else np.unique(np.concatenate([one for one in asked if one is not None]))
             missing: Any = [] if samples is None else self.store.missing(view, samples)
-            if samples is not None and len(missing):
+            if samples is not None and len(missing) > loader.spare(len(within)):
                 raise ValueError(
                     f"{self.where}: this training asks for answers to {len(samples):,} samples in view {view} (epoch "
                     f"{epoch}), and '{self.path}' has none to {len(missing):,} of them, such as {missing[0]}. Set "
