@@ -103,15 +103,30 @@ class Plan:
         assert self._window is not None
         return self._window.closed(Clock.of(state.timestamp))
 
-    def batches(self, state: State) -> range | None:
-        """The batches, from this one on, of which any may be distilled; ``None`` where that is not known."""
+    def batches(self, state: State, index: int) -> Sequence[int] | None:
+        """The batches, from this one on, in which some rank asks a teacher; ``None`` where that is not known."""
         assert self._window is not None
         length = None if state.dataloader_len is None else int(state.dataloader_len)
-        first, last = self._window.start.in_batches(length), self._window.end.in_batches(length)
-        if first is None or last is None:
+        assert state.max_duration is not None
+        whole = schedule.resolve(Time.from_timestring('1dur'), state.max_duration, length, 'max_duration')
+        bounds = [bound.in_batches(length) for bound in (self._window.start, self._window.end, whole)]
+        by_rank = self._s.sampling == 'by_rank' and dist.get_world_size() > 1  # each asks for its own samples alone
+        if length is None or by_rank or any(bound is None for bound in bounds):
             return None
-        now = int(state.timestamp.batch)
-        return range(max(now, math.ceil(first)), max(now, math.ceil(last)))
+        start, end, over = (math.ceil(bound) for bound in bounds if bound is not None)
+        window = range(max(int(state.timestamp.batch), start), min(end, over))
+        s, anchor = self._s, self._anchor or Anchor(start, start // length)
+        shares = [spec.weight for spec in s.specs]
+        if s.interval.every == 1 and s.probability >= 1 and s.teachers_per_batch >= len(shares):
+            return window
+        found = []
+        for batch in window:
+            clock = Clock(batch=batch, epoch=batch // length, batch_in_epoch=batch % length)
+            if schedule.is_on(clock, anchor, s.interval, s.probability, self._seed) and index in schedule.askers(
+                clock, anchor, s.interval, shares, s.teachers_per_batch, s.sampling, self._seed, dist.get_world_size(),
+            ):
+                found.append(batch)
+        return found
 
     def decide(self, state: State) -> Decision:
         """The decision for the batch that ``state`` is at."""

@@ -211,7 +211,7 @@ class Distillation(Algorithm):
     def _fit_start(self, state: State, logger: Logger) -> None:
         self._plan.fit_start(state)
         self._done = False
-        self._teaching.fit_start(state, self._plan.closed(state), self._plan.batches(state))
+        self._teaching.fit_start(state, self._plan.closed(state), lambda index: self._plan.batches(state, index))
 
     def _decide(self, state: State) -> None:
         # SAM and a retry after running out of memory come here again for the same batch: drop what the first try left

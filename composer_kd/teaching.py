@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ class Teaching:
         """Whether teachers are still looked at, whatever the schedule says."""
         return self._looks_left > 0
 
-    def fit_start(self, state: State, closed: bool, needed: range | None) -> None:
-        """Get ready; ``closed`` says that the window is over for good, ``needed`` which batches may be distilled."""
+    def fit_start(self, state: State, closed: bool, needed: Callable[[int], Sequence[int] | None]) -> None:
+        """Get ready; ``closed`` says that the window is over for good, ``needed`` which batches ask a teacher."""
         self.share.bind()
         fine = self._s.loss.name in FORBIDDEN_FINE
         teachers = self.pool.teachers
@@ -78,7 +79,9 @@ class Teaching:
         """The KD term of a microbatch whose student has answered, or ``None`` while distillation is off."""
         look = self.looking and self._first_microbatch
         self._first_microbatch = False
-        asked = sorted({*now.teachers, *(self._looks if look else ())})
+        # a look is not worth stopping for an answer that the schedule never asks for
+        looks = [i for i in self._looks if i in now.teachers or self._can_look(i)] if look else []
+        asked = sorted({*now.teachers, *looks})
         if not asked:
             return None
         s = self._s
@@ -95,7 +98,7 @@ class Teaching:
         known = now.on and self.share.full and not look
         mask = None if known else batches.counting(labels, s.ignore_index, _shift(state))
         if look:
-            for i in self._looks:
+            for i in looks:
                 self._looks[i].at(student, answers[i], labels, mask)
                 answer = answers[i]
                 if i not in now.teachers and isinstance(answer, Tensor):
@@ -112,6 +115,9 @@ class Teaching:
         )
         self._ledger.answered(now, samples)
         return kd
+
+    def _can_look(self, index: int) -> bool:
+        return self.pool.teachers[index].keeper is None or self.pool.stores.there(index)
 
     def _counted(self, state: State) -> Tensor | None:
         """Which labels of a microbatch count, where answers to it are stored."""

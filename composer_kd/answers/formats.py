@@ -53,9 +53,9 @@ class Format:
     def __post_init__(self) -> None:
         if self.name not in KINDS:
             raise ValueError(f"format: expected {', '.join(KINDS)}, got {self.name!r}.{nearest(self.name, KINDS)}")
-        if self.dtype not in _DTYPES:
+        if not isinstance(self.dtype, str) or self.dtype not in _DTYPES:
             raise ValueError(
-                f"dtype: expected {', '.join(_DTYPES)}, got {self.dtype!r}.{nearest(self.dtype, _DTYPES)}",
+                f"dtype: expected {', '.join(_DTYPES)}, got {self.dtype!r}.{nearest(str(self.dtype), _DTYPES)}",
             )
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise ValueError(f'k: expected 1 class or more, got {self.k!r}.')

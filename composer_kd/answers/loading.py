@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from composer.utils import dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -162,6 +163,16 @@ class SampleLoader(DataLoader[Any]):
         size = self.batch_size * getattr(self.sampler, 'num_replicas', 1)
         found: NDArray[np.int64] = order(epoch)[first * size:last * size]
         return found
+
+    def spare(self, batches: int) -> int:
+        """Of the indices that :meth:`asked` gives for so many batches of an epoch, how many may not be asked for.
+
+        None where the order is known; else all that they do not take, and a batch more, as samples may come twice.
+        """
+        if self.chosen is None or hasattr(self.sampler, 'order'):
+            return 0
+        assert self.batch_size is not None
+        return max(0, len(self.chosen) - (batches - 1) * self.batch_size * dist.get_world_size())
 
     def view(self, epoch: int) -> int:
         """The view that an epoch shows."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 
 from composer_kd.answers.formats import Format
 from composer_kd.names import described
-from composer_kd.runs.files import write_atomically
+from composer_kd.runs.files import digest, write_atomically
 
 NAME = 'manifest.json'
 VERSION = 1
@@ -84,10 +87,25 @@ class Manifest:
                     found.append(f'{part}.{key} is {_shown(there)} in the store and {_shown(here)} in {ours}')
         return found
 
-    def write(self, folder: Path) -> None:
-        """Write it, in one piece."""
-        plain = {**self.__dict__, 'format': self.format.plain()}
-        write_atomically(folder / NAME, json.dumps(plain, indent=2, default=dict) + '\n')
+    @property
+    def identity(self) -> str:
+        """What must be the same of answers that lie in one store: teacher, data, views, rows and format."""
+        return digest(_plain([
+            self.teacher.get('digest'), dict(self.data), dict(self.view), dict(self.rows), self.format.plain(),
+        ]))[:16]
+
+    def write(self, folder: Path, begin: bool = False) -> None:
+        """Write it, in one piece; to ``begin`` a store, unless one was begun there meanwhile."""
+        plain = json.loads(json.dumps({**self.__dict__, 'format': self.format.plain()}, default=dict))
+        text = json.dumps({**plain, 'check': digest(plain)}, indent=2) + '\n'
+        if not begin:
+            write_atomically(folder / NAME, text)
+            return
+        own = folder / f'.{NAME}.{uuid.uuid4().hex[:8]}'
+        write_atomically(own, text)
+        with contextlib.suppress(FileExistsError):
+            os.link(own, folder / NAME)  # unlike a rename, it replaces nothing
+        own.unlink()
 
     @classmethod
     def read(cls, path: Path, where: str) -> Manifest:
@@ -104,6 +122,8 @@ class Manifest:
             found = json.loads(path.read_text(encoding='utf-8'))
             version = found['version']
             if version == VERSION:
+                if found.pop('check', None) != digest(found):
+                    raise ValueError('it is not as it was written')
                 found['format'] = Format.restore(found['format'])
                 return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -26,9 +26,11 @@ from typing import Any
 
 import numpy as np
 import psutil
+import xxhash
 
 from composer_kd.answers.keys import Keys, check_of, split_key
-from composer_kd.runs.files import write_atomically
+from composer_kd.answers.manifest import NAME, Manifest
+from composer_kd.runs.files import digest, write_atomically
 
 PARTS, PART, KEYS, INDEX, COLUMN = 'parts', 'part.json', 'keys.npy', 'index.json', 'answer'
 SEGMENTS = 'segments.npy'
@@ -79,6 +81,7 @@ class PartWriter:
             columns={COLUMN: 'bytes'}, out=str(self._path), hashes=['xxh64'], size_limit=_SHARD,
         )
         self._keys: list[int] = []
+        self._of = Manifest.read(store / NAME, 'store').identity
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -100,17 +103,20 @@ class PartWriter:
             shutil.rmtree(self._path)
             return None
         keys = np.array(self._keys, np.int64)
-        said: dict[str, Any] = {'samples': len(keys)}
+        said: dict[str, Any] = {'samples': len(keys), 'of': self._of}
         segments = _segments(keys)
         if _FEW * len(segments) <= len(keys):
             said['segments'] = segments
             view, first = split_key(int(keys[0]))
             name = f'{view:06d}-{first:012d}-{len(keys)}'
+            if len(segments) > 1:  # others may begin there and be as many, with other gaps between them
+                name = f'{name}-{digest(segments)[:8]}'
         else:
             with open(self._path / KEYS, 'wb') as file:
                 np.save(file, keys)
             name = f'filled-{uuid.uuid4().hex[:12]}'
-        write_atomically(self._path / PART, json.dumps(said))
+        said['files'] = {path.name: _hash(path) for path in sorted(self._path.iterdir()) if path.name in (INDEX, KEYS)}
+        write_atomically(self._path / PART, json.dumps({**said, 'check': digest(said)}))
         for path in self._path.iterdir():
             _synced(path)
         final = self._parts / name
@@ -126,6 +132,11 @@ class PartWriter:
         with contextlib.suppress(Exception):
             self._writer.finish()
         shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _hash(path: Path) -> str:
+    found: str = xxhash.xxh3_64_hexdigest(path.read_bytes())
+    return found
 
 
 def _synced(path: Path) -> None:
@@ -150,12 +161,19 @@ def read_parts(store: Path, where: str) -> list[Part]:
     """
     folder = store / PARTS
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return [_read_part(folder / name, where) for name in names if not name.startswith('.')]
+    names = [name for name in names if not name.startswith('.')]
+    of = Manifest.read(store / NAME, where).identity if names else ''
+    return [_read_part(folder / name, of, where) for name in names]
 
 
-def _read_part(path: Path, where: str) -> Part:
+def _read_part(path: Path, of: str, where: str) -> Part:
     try:
         said = json.loads((path / PART).read_text())
+        if said.pop('check', None) != digest(said):
+            raise ValueError(f'{PART} is not as it was written')
+        for name, want in said['files'].items():
+            if _hash(path / name) != want:
+                raise ValueError(f'{name} is not as it was written')
         shards = json.loads((path / INDEX).read_text())['shards']
         samples = int(said['samples'])
         keys: Any = np.load(path / KEYS, allow_pickle=False) if 'segments' not in said else [
@@ -163,13 +181,18 @@ def _read_part(path: Path, where: str) -> Part:
         ]
         counted = sum(int(shard['samples']) for shard in shards)
         whole = keys.shape == (samples,) if isinstance(keys, np.ndarray) else sum(k[2] for k in keys) == samples
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{where}: '{path}' is no whole part of a store ({type(error).__name__}: {error}). Copy it anew, or remove "
             'it: what it held is then missing and can be written again.',
         ) from error
     if counted != samples or not whole:
         raise ValueError(f"{where}: the files of '{path}' do not belong together. Copy it anew, or remove it.")
+    if said.get('of') != of:
+        raise ValueError(
+            f"{where}: '{path}' was written for another store than '{path.parent.parent}': another teacher's answers, "
+            'to other data or views, or in another form. Remove it, or copy the store anew.',
+        )
     for shard in shards:
         check_size(path, shard['raw_data'], where)
     return Part(path, keys, shards)

@@ -6,6 +6,8 @@ Student and teacher are compared on these ``k + 1`` outcomes, by any loss that c
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,7 @@ def top_k(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Ten
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f'k: expected 1 to {logits.shape[-1]}, the number of classes, got {k}.')
     scaled = logits.to(at_least_float32(logits)) / temperature
+    scaled = scaled - scaled.amax(-1, keepdim=True)  # of logits of 1e4 the sums would keep three digits
     kept, classes = scaled.topk(k, dim=-1)
     rest = scaled.scatter(-1, classes, -torch.inf).logsumexp(-1)
     total = torch.logaddexp(kept.logsumexp(-1), rest)
@@ -76,10 +79,12 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0) -> tuple[Ten
     check_logits(logits, logits)
     check_temperature(temperature)
     scaled = logits.to(at_least_float32(logits)) / temperature
-    reached = (scaled - scaled.amax(-1, keepdim=True)).exp().cumsum(-1)
-    # times the last of the sums, not one: sums of 30,000 classes end beside it
-    places = uniform.to(reached) * reached[..., -1:]
-    drawn = torch.searchsorted(reached, places, right=True).clamp_(max=logits.shape[-1] - 1).sort(-1).values
+    # in float64: sums in float32 step over half of the classes whose probability is below their last digit
+    reached = (scaled - scaled.amax(-1, keepdim=True)).double().exp().cumsum(-1)
+    # times the last of the sums, not one: sums of 30,000 classes end beside it; and below it, by its rounding too
+    end = reached[..., -1:].contiguous()
+    places = torch.minimum(uniform.to(reached) * end, torch.nextafter(end, torch.zeros_like(end)))
+    drawn = torch.searchsorted(reached, places, right=True).sort(-1).values
     first = torch.ones_like(drawn, dtype=torch.bool)
     first[..., 1:] = drawn[..., 1:] != drawn[..., :-1]
     group = first.cumsum(-1) - 1
@@ -108,14 +113,28 @@ def on_outcomes(student_logits: Tensor, classes: Tensor, used: Tensor | None, te
     """
     scaled = student_logits.to(at_least_float32(student_logits)) / temperature
     taken = scaled.gather(-1, classes)
-    others = scaled
     if used is not None:
         taken = taken.masked_fill(~used, -torch.inf)
         # what is not used must not take its class away from the others: all such places point at a class that is
         classes = torch.where(used, classes, classes[..., :1])
-    rest = others.scatter(-1, classes, -torch.inf).logsumexp(-1, keepdim=True)
+    rest: Tensor = _Rest.apply(scaled, classes)
     outcomes = torch.cat([taken, rest], dim=-1)
     return outcomes.log_softmax(-1) * temperature
+
+
+class _Rest(torch.autograd.Function):
+    # logsumexp over all classes but some; torch's own has a gradient of NaN where a row has nothing but -inf left
+    @staticmethod
+    def forward(ctx: Any, scaled: Tensor, classes: Tensor) -> Tensor:
+        others = scaled.scatter(-1, classes, -torch.inf)
+        rest = others.logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(others, rest)
+        return rest
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        others, rest = ctx.saved_tensors
+        return grads[0] * (others - rest.clamp_min(torch.finfo(rest.dtype).min)).exp(), None
 
 
 def all_classes(classes: Tensor, log_probabilities: Tensor, count: int) -> Tensor:

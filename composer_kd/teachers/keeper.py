@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from composer_kd.answers import Answer, Format, Identity, Manifest, Notes, SampleLoader, Store
 from composer_kd.answers.keys import split_key
-from composer_kd.answers.manifest import NAME
 from composer_kd.answers.parts import PartWriter, remove_unfinished
-from composer_kd.batches import batch_size_of, cut, labelled
+from composer_kd.batches import classes_last, cut, labelled
+from composer_kd.teachers.pieces import device_of, runs, size_of, woven
 
 log = logging.getLogger(__name__)
 
@@ -81,19 +82,21 @@ def pack_rows(
     Raises:
         ValueError: For logits of tokens without class labels.
     """
+    logits = classes_last(logits, counted)
     if positions is None and logits.dim() == 2:
         counts = [1] * len(logits)
-    elif counted is None or counted.dim() != 2:
+    elif counted is None:
         raise ValueError(
             f'{where}: answers to tokens are stored where their labels count, and this batch has no class labels for '
             'its tokens. Take the teacher without a store.',
         )
     else:
         logits = logits if positions is not None else logits[counted]
-        counts = counted.sum(dim=1).tolist()
+        counts = counted.flatten(1).sum(dim=1).tolist()
     numbers = uniforms(form, keys, counts)
     packed = form.pack(logits, None if numbers is None else numbers.to(logits.device))
-    finite = [bool(part.all()) for part in torch.isfinite(logits.float().sum(dim=-1)).cpu().split(counts)]
+    # -inf forbids a class, which is an answer; a row of nothing else, NaN or +inf is none
+    finite = [bool(part.all()) for part in torch.isfinite(logits.amax(dim=-1)).cpu().split(counts)]
     return packed, counts, finite
 
 
@@ -137,39 +140,39 @@ class Keeper:
         self._rows = dict(rows)
         said = {} if identity is None else {'data': identity.data, 'view': identity.view}
         if self.store is None:
-            if dist.get_global_rank() == 0:
-                manifest = Manifest(
-                    self._teacher, said.get('data', {}), said.get('view', {}), rows, self.form, state.precision.value,
-                    versions(),
-                )
-                Path(self.path).mkdir(parents=True, exist_ok=True)
-                if not (Path(self.path) / NAME).exists():
-                    manifest.write(Path(self.path))
-            dist.barrier()
+            # every rank that asks this teacher: with sampling by_rank they are not all, nor rank zero among them
+            manifest = Manifest(
+                self._teacher, said.get('data', {}), said.get('view', {}), rows, self.form, state.precision.value,
+                versions(),
+            )
+            Path(self.path).mkdir(parents=True, exist_ok=True)
+            manifest.write(Path(self.path), begin=True)
             self.store = Store.open(self.path, self.where)
         if self.fill and dist.get_local_rank() == 0:
             remove_unfinished(Path(self.path))
-        found = self.store.manifest.differences({**said, 'rows': rows})
+        # teacher and format too: another run may have begun the store since they were looked at
+        found = self.store.manifest.differences({
+            **said, 'rows': rows, 'teacher': {'digest': self._teacher.get('digest')}, 'format': self.form.plain(),
+        })
         if found:
             raise ValueError(
                 f"{self.where}: the answers in '{self.path}' were given to other inputs than this training has: "
                 f"{'; '.join(found)}. Set what they were made with, or write a store for this training.",
             )
 
-    def check_all_there(self, loader: SampleLoader, batches: range, per_epoch: int) -> None:
-        """See that there is an answer to every sample that some batches of a training ask for.
+    def check_all_there(self, loader: SampleLoader, batches: Sequence[int], per_epoch: int) -> None:
+        """See that there is an answer to every sample that some batches, ascending, of a training ask for.
 
         Raises:
             ValueError: Saying what is missing.
         """
-        if self.store is None:
-            return
-        for epoch in range(batches.start // per_epoch, -(-batches.stop // per_epoch)):
-            first, last = (min(max(b - epoch * per_epoch, 0), per_epoch) for b in (batches.start, batches.stop))
-            samples = loader.asked(epoch, first, last)
-            view = loader.view(epoch)
+        assert self.store is not None
+        for epoch, some in groupby(batches, key=lambda batch: batch // per_epoch):
+            within = [batch - epoch * per_epoch for batch in some]
+            view, asked = loader.view(epoch), [loader.asked(epoch, first, last) for first, last in runs(within)]
+            samples = None if asked[0] is None else np.unique(np.concatenate([one for one in asked if one is not None]))
             missing: Any = [] if samples is None else self.store.missing(view, samples)
-            if samples is not None and len(missing):
+            if samples is not None and len(missing) > loader.spare(len(within)):
                 raise ValueError(
                     f"{self.where}: this training asks for answers to {len(samples):,} samples in view {view} (epoch "
                     f"{epoch}), and '{self.path}' has none to {len(missing):,} of them, such as {missing[0]}. Set "
@@ -211,7 +214,7 @@ class Keeper:
         """
         if notes['error'].get(index):
             raise ValueError(notes['error'][index])
-        keys, size = notes['keys'], _size(batch)
+        keys, size = notes['keys'], size_of(batch)
         rows = notes['rows'][index] if index in notes['rows'] else torch.full_like(keys, -1)
         mine = rows[begin:begin + size]
         gone = (mine < 0).nonzero().squeeze(1)
@@ -239,15 +242,15 @@ class Keeper:
                     continue  # NaN is no answer
                 self._pending[int(keys[place])] = int(notes['prints'][place]), one.numpy().tobytes()
         if kept is not None and len(gone) < size:
-            raw = _woven(mine, kept, gone, raw, counts)
+            raw = woven(mine, kept, gone, raw, counts)
         return self.form.unpack(raw)
 
     def _asked(
         self, batch: Any, positions: Tensor | None, counted: Tensor | None, gone: Tensor, keys: Tensor, ask: Ask,
     ) -> tuple[Tensor, list[int], list[bool]]:
         """The rows of what is missing, as they are written; how many each sample has, and whether they are finite."""
-        if len(gone) < _size(batch):
-            where = gone.to(_device(batch))
+        if len(gone) < size_of(batch):
+            where = gone.to(device_of(batch))
             batch = cut(batch, where)
             counted = None if counted is None else counted[where]
             if positions is not None:
@@ -278,29 +281,3 @@ class Keeper:
         part, self._part = self._part, None
         if part is not None:
             part.close()
-
-
-def _size(batch: Any) -> int:
-    size = batch_size_of(batch)
-    assert size is not None, 'a microbatch holds a tensor'
-    return size
-
-
-def _device(batch: Any) -> torch.device:
-    if isinstance(batch, Tensor):
-        return batch.device
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    return next(_device(part) for part in parts if isinstance(part, (Tensor, Mapping, list, tuple)))
-
-
-def _woven(counts: Tensor, kept: Tensor, gone: Tensor, raw: Tensor, asked: list[int]) -> Tensor:
-    """Rows that were read and rows that were asked for, in the order of the samples."""
-    sizes = counts.clone()
-    sizes[gone] = torch.tensor(asked)
-    missing = torch.zeros(len(counts), dtype=torch.bool)
-    missing[gone] = True
-    of_asked = missing.repeat_interleave(sizes)
-    woven = torch.empty(len(of_asked), raw.shape[1], dtype=raw.dtype, device=raw.device)
-    woven[of_asked.to(raw.device)] = raw
-    woven[(~of_asked).to(raw.device)] = kept.to(raw.device)
-    return woven

@@ -85,7 +85,8 @@ class Pool:
             else:
                 teacher.release()
         self.teachers = teachers
-        self.stores.take({i: t.keeper for i, t in enumerate(teachers) if i in held and t.keeper}, mine)
+        keepers = {i: teacher.keeper for i, teacher in enumerate(teachers) if teacher.keeper is not None}
+        self.stores.take({i: keeper for i, keeper in keepers.items() if i in held}, mine, bool(keepers))
         # a module that the user has let go of must be free to go when its window closes
         self._specs[:] = [dataclasses.replace(spec, source=None) for spec in self._specs]
 

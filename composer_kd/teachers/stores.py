@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ class Stores:
     def __init__(self) -> None:
         self._keepers: dict[int, Keeper] = {}
         self._live: frozenset[int] = frozenset()
+        self._anywhere = False
         self._loader: SampleLoader | None = None
         self._notes: Notes | None = None
         self._begin = 0
@@ -56,39 +57,50 @@ class Stores:
     def __bool__(self) -> bool:
         return bool(self._keepers)
 
-    def take(self, keepers: Mapping[int, Keeper], live: Collection[int]) -> None:
-        """Take the stores over, by their teachers' indices; ``live`` teachers answer for what is not stored."""
-        self._keepers, self._live = dict(keepers), frozenset(live)
+    def take(self, keepers: Mapping[int, Keeper], live: Collection[int], anywhere: bool) -> None:
+        """Take the stores over, by their teachers' indices.
+
+        Args:
+            keepers: Those of this rank.
+            live: Teachers that answer for what is not stored.
+            anywhere: Whether any rank has a store.
+        """
+        self._keepers, self._live, self._anywhere = dict(keepers), frozenset(live), anywhere
 
     @property
     def filling(self) -> bool:
         """Whether answers are written down."""
         return any(keeper.fill for keeper in self._keepers.values())
 
-    def fit_start(self, state: State, rows: Mapping[str, Any], needed: range | None) -> None:
+    def fit_start(
+        self, state: State, rows: Mapping[str, Any], needed: Callable[[int], Sequence[int] | None],
+    ) -> None:
         """Hold every store against what is trained, and have the loader read it; every rank calls this.
 
         Args:
             state: The training.
             rows: Which rows of a sample are asked for.
-            needed: The batches in which answers may be asked for; ``None`` if that is not known.
+            needed: By a teacher's index, the batches in which it is asked; ``None`` if that is not known.
 
         Raises:
             ValueError: On every rank, for a loader that does not say which samples it gives, another algorithm that
                 changes the inputs, or a store whose answers are not to these inputs, or not to all of them.
         """
-        if not self._keepers:
+        if not self._anywhere:
             return
         failed: Exception | None = None
         try:
             loader = self._checked_loader(state)
             for index, keeper in self._keepers.items():
                 keeper.bind(state, loader.identity, rows)
-                if index not in self._live and needed is not None and state.dataloader_len is not None:
-                    keeper.check_all_there(loader, needed, int(state.dataloader_len))
+                batches = needed(index) if index not in self._live else None
+                if batches is not None and state.dataloader_len is not None:
+                    keeper.check_all_there(loader, batches, int(state.dataloader_len))
         except (ValueError, OSError) as error:
             failed = error
         raise_everywhere(failed)
+        if not self._keepers:
+            return
         self._device = state.device.tensor_to_device(torch.zeros(0)).device
         self._loader = loader
         self._attach()
@@ -127,6 +139,11 @@ class Stores:
         self._notes = None if self._loader is None else self._loader.notes
         for keeper in self._keepers.values():
             keeper.open_batch()
+
+    def there(self, index: int) -> bool:
+        """Whether the answers of one teacher to this batch can be had without finding some missing."""
+        rows = None if self._notes is None else self._notes['rows'].get(index)
+        return index in self._live or (rows is not None and bool((rows >= 0).all()))
 
     def answer(
         self, index: int, batch: Any, positions: Tensor | None, counted: Tensor | None, ask: Ask | None,
