@@ -2,91 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import yaml
-from composer.core import DataSpec, Precision, Time, get_precision_context
+from composer.core import DataSpec, Precision, get_precision_context
 from composer.devices import Device
 from composer.utils import dist, get_device
 from torch import Tensor
 
-from composer_kd import schedule
 from composer_kd.answers import Format, Identity, Manifest, SampleLoader
 from composer_kd.batches import batch_size_of, counting, positions_of, target_of
-from composer_kd.distillation import Distillation
+from composer_kd.caching.when import Batches, asked_batches, epochs_of
+from composer_kd.caching.who import who_is_asked
 from composer_kd.models import apply_surgery
 from composer_kd.recipes.build import build_train_data, cap_threads, check_data
 from composer_kd.recipes.parts import make_parts
 from composer_kd.recipes.schema import Recipe
 from composer_kd.settings import Settings
-from composer_kd.teachers import Teacher, TeacherSpec, build_teachers, outputs_known, parse_teachers
+from composer_kd.teachers import Teacher, TeacherSpec, build_teachers, outputs_known
 from composer_kd.teachers.keeper import pack_rows, versions
 
 WHERE = 'cache'
-
-
-def settings_of(recipe: Recipe) -> Settings | None:
-    """The settings of a recipe's distillation, defaults filled in; ``None`` without any."""
-    given = recipe.algorithms.get('distillation')
-    if given is None:
-        return None
-    parameters = inspect.signature(Distillation).parameters.values()
-    return Settings.read(**{**{p.name: p.default for p in parameters}, **given})
-
-
-def choose_teacher(settings: Settings | None, said: str | None) -> TeacherSpec:
-    """The teacher that is asked.
-
-    Args:
-        settings: Of the recipe's distillation.
-        said: The name of one of its teachers, or a teacher as YAML; ``None`` for the only one.
-
-    Raises:
-        ValueError: If it is not clear which, or is one of whom only answers are left.
-        FileNotFoundError: For a teacher that is not there.
-    """
-    specs = [] if settings is None else settings.specs
-    if said is not None and '{' in said:
-        spec = parse_teachers(yaml.safe_load(said))[0]
-    else:
-        found = specs if said is None else [spec for spec in specs if spec.name == said]
-        names = ', '.join(spec.name for spec in specs) or 'none'
-        if len(found) != 1:
-            raise ValueError(
-                f"--teacher: expected the name of one of the recipe's teachers ({names}) or a teacher as "
-                f"'{{run: FOLDER}}', got {said!r}. A store holds the answers of one.",
-            )
-        spec = found[0]
-    if spec.kind == 'cache':
-        raise ValueError(
-            f"--teacher: '{spec.name}' is a store itself ({spec.source}). Name the model whose answers are to be "
-            'stored.',
-        )
-    return spec
-
-
-def window_batches(recipe: Recipe, settings: Settings | None, per_epoch: int) -> range | None:
-    """The batches of a recipe's training that may be distilled; ``None`` where that is not known.
-
-    Raises:
-        ValueError: If the window depends on a length that is not known.
-    """
-    duration: Any = Time.from_input(recipe.max_duration, 'ep')
-    whole = schedule.resolve(Time.from_timestring('1dur'), duration, per_epoch, 'max_duration').in_batches(per_epoch)
-    if settings is None or whole is None:
-        return None if whole is None else range(-(-whole.numerator // whole.denominator))
-    ends = [
-        schedule.resolve(time, duration, per_epoch, name).in_batches(per_epoch)
-        for time, name in ((settings.start, 'start'), (settings.end, 'end'))
-    ]
-    if None in ends:
-        return None
-    first, last = (-(-end.numerator // end.denominator) for end in ends if end is not None)
-    return range(first, last)
 
 
 @dataclass
@@ -102,8 +40,10 @@ class Asked:
         loader: The recipe's training data.
         data: What Composer knows of it.
         device: Where the teacher runs.
-        batches: Which batches of the recipe's own training may be distilled.
-        views: The views that are stored.
+        batches: Which batches of the recipe's own training are distilled; ``None`` where that is not known.
+        views: The views that are stored, ascending.
+        shift: Whether labels are those of the tokens before.
+        share: The share of these batches on which this teacher is asked.
     """
 
     recipe: Recipe
@@ -114,9 +54,10 @@ class Asked:
     loader: SampleLoader
     data: DataSpec
     device: Device
-    batches: range | None
-    views: range
+    batches: Batches | None
+    views: Sequence[int]
     shift: bool
+    share: float = 1.0
 
     @property
     def precision(self) -> Precision:
@@ -190,9 +131,9 @@ def prepare(
     device = get_device(recipe.device)
     if dist.get_world_size() > 1 and not dist.is_initialized():
         dist.initialize_dist(device, recipe.dist_timeout)
-    settings = settings_of(recipe)
-    spec = choose_teacher(settings, teacher)
-    student: Any = apply_surgery(make_parts(recipe).model, recipe.algorithms)
+    settings, spec, share = who_is_asked(recipe, teacher)
+    others = {name: value for name, value in recipe.algorithms.items() if name != 'distillation'}
+    student: Any = apply_surgery(make_parts(recipe.model_copy(update={'algorithms': others})).model, others)
     keys = (None, None, None) if settings is None else (settings.input_key, settings.target_key, settings.logits_key)
     built = build_teachers([replace(spec, cache=None)], student, *keys)[0]
     assert isinstance(built, Teacher)
@@ -210,14 +151,14 @@ def prepare(
             f"train_data: '{recipe.train_data['name']}' does not say which samples it gives; answers are stored by "
             'sample. Make its loader with make_loader (see the README on stored answers).',
         )
-    batches = window_batches(recipe, settings, len(loader))
+    batches = asked_batches(recipe, settings, len(loader))
     return Asked(
         recipe, settings, spec, built, Format.read(said, classes, heat, '--format'), loader, data, device, batches,
-        _views(loader, batches, views), bool(getattr(student, 'shift_labels', False)),
+        _views(loader, batches, views), bool(getattr(student, 'shift_labels', False)), share,
     )
 
 
-def _views(loader: SampleLoader, batches: range | None, said: int | None) -> range:
+def _views(loader: SampleLoader, batches: Batches | None, said: int | None) -> Sequence[int]:
     if said is not None:
         if loader.views is not None and said > loader.views:
             raise ValueError(f'--views: the recipe keeps {loader.views} views of a sample, fewer than {said}.')
@@ -229,7 +170,12 @@ def _views(loader: SampleLoader, batches: range | None, said: int | None) -> ran
             "--views: how many epochs are distilled is not known from the recipe's durations. Say how many views to "
             'store, or set train_data.views.',
         )
-    return range(batches.start // len(loader), max(1, -(-batches.stop // len(loader))))
+    if not len(batches):
+        raise ValueError(
+            '--views: the recipe distils on no batch at all, so it asks for no answers. Look at start, end and '
+            'max_duration, or say how many views to store.',
+        )
+    return epochs_of(batches, len(loader))
 
 
 def waits(device: Device) -> None:

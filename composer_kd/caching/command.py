@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -14,10 +17,11 @@ _TEACHER = click.option('--teacher', default=None, metavar='NAME', help=(
 ))
 _FORMAT = click.option('--format', 'form', default=None, metavar='FORMAT', help=(
     "dense, top_k or sampled, or with settings: '{name: top_k, k: 10, dtype: float16, temperature: 1.0}'. Default: "
-    'dense for up to 64 classes, top_k with k 8 for more.'
+    "the teacher's cache.format in the recipe, or dense for up to 64 classes and top_k with k 8, at the loss's "
+    'temperature, for more.'
 ))
 _VIEWS = click.option('--views', type=click.IntRange(1), default=None, metavar='N', help=(
-    'How many views of a sample. Default: train_data.views, or the epochs that are distilled.'
+    'How many views of a sample, the first N. Default: train_data.views, or the epochs that are distilled.'
 ))
 _ONLY = click.option('--only-asked', is_flag=True, help=(
     "Only what the recipe's own training, with its seed, asks for; other seeds ask for other samples."
@@ -29,22 +33,33 @@ class _Cache(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ('-h', '--help'):
+            meant = get_close_matches(args[0], self.commands, 1)
+            if meant and not os.path.exists(args[0]):
+                raise click.UsageError(f"No such command or recipe '{args[0]}'. Did you mean '{meant[0]}'?", ctx)
             args = ['write', *args]
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Cache, context_settings={'help_option_names': ['-h', '--help']})
+_HELP = """Store a teacher's answers over a recipe's own data once, for every later run to read.
+
+\b
+composer-kd cache RECIPE.yaml --out PATH     writes what is not there yet
+composer-kd cache estimate RECIPE.yaml       bytes, time, and when it pays
+composer-kd cache verify RECIPE.yaml PATH    its files, a sample of its answers
+
+\b
+On several GPUs:
+composer -n 8 -c composer-kd cache RECIPE.yaml --out PATH
+
+\b
+A run then reads them:
+algorithms: {distillation: {teachers: [{cache: PATH}]}}
+"""
+
+
+@click.group(cls=_Cache, help=_HELP, context_settings={'help_option_names': ['-h', '--help']})
 def cache() -> None:
-    r"""Store a teacher's answers over a recipe's own data once, for every later run to read.
-
-    \b
-    composer-kd cache RECIPE.yaml --out PATH         writes what is not there yet
-    composer-kd cache estimate RECIPE.yaml           bytes, time, and when it pays
-    composer-kd cache verify RECIPE.yaml PATH        files, and a sample of the answers
-
-    On several GPUs: composer -n 8 -c composer-kd cache RECIPE.yaml --out PATH. A run then reads them with
-    'teachers: [{cache: PATH}]'.
-    """
+    """Store a teacher's answers over a recipe's own data once, for every later run to read."""
 
 
 @cache.command()
@@ -64,19 +79,38 @@ def write(
 
     Nothing is trained. KEY=VALUE replaces what the recipe says, as in training.
     """
-    from composer.utils import dist
-
-    from composer_kd.caching import write_store
     from composer_kd.runs.alive import end_with_launcher
 
-    end_with_launcher()
+    end_with_launcher()  # before Composer is imported, which takes seconds
+    from composer.utils import dist
+
+    from composer_kd.caching.write import check_place, write_store
+
+    _told(lambda: check_place(out, local))
     asked = _told(lambda: _prepared(recipe, overrides, teacher, form, views))
-    done = _told(lambda: write_store(asked, out, only_asked, local))
+    _stop_at_sigterm()
+    try:
+        done = _told(lambda: write_store(asked, out, only_asked, local))
+    except KeyboardInterrupt:
+        click.echo(f"stopped: what is answered lies in '{local or out}', and the same command goes on.", err=True)
+        sys.exit(130)
     if dist.get_global_rank() == 0:
         each = done.bytes / max(done.samples, 1)
         click.echo(f'{done.samples:,} answers in {out} ({asked.form.describe()}), {done.fresh:,} of them new')
-        click.echo(f'{size(done.bytes)}, {each:.0f} bytes a sample; {done.seconds:.0f} s')
+        click.echo(f'{size(done.bytes)}, {each:.0f} bytes a sample; {done.seconds:.1f} s')
         click.echo(f'teachers: [{{cache: {out}}}]')
+
+
+def _stop_at_sigterm() -> None:
+    """Take the signal that ends jobs on clusters for a key press, so that what is answered is kept."""
+    own = os.getpid()
+
+    def stop(*_: Any) -> None:
+        if os.getpid() != own:  # a worker of the loader, which inherited this
+            os._exit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 @cache.command()
@@ -104,7 +138,8 @@ def estimate(
         try:
             return estimate_store(_prepared(recipe, overrides, teacher, form, views), only_asked, seconds)
         except FileNotFoundError as error:
-            return estimate_size(load_recipe(recipe, overrides), _plain(form), views, ' '.join(str(error).split()))
+            why = ' '.join(str(error).split())
+            return estimate_size(load_recipe(recipe, overrides), _plain(form), views, only_asked, why)
 
     show_estimate(_told(estimated))
 
@@ -123,8 +158,14 @@ def verify(recipe: str, path: str, overrides: tuple[str, ...], teacher: str | No
     from composer_kd.answers import Store
     from composer_kd.caching import verify_store
     from composer_kd.caching.show import show_verified
+    from composer_kd.teachers.fetch import is_remote
 
     def verified() -> Any:
+        if is_remote(path):
+            raise ValueError(
+                f"verify: looks at files on this machine, and '{path}' is elsewhere. Give the folder it was copied "
+                'from, or fetch it; whoever reads it from there compares every file with its digest.',
+            )
         form = Store.open(path, 'verify').format.plain()
         form.pop('classes')
         keep = {'dense': ('name', 'dtype'), 'top_k': ('name', 'k', 'dtype', 'temperature'),
@@ -147,17 +188,19 @@ def _prepared(
 
 
 def _plain(form: Any) -> Any:
-    import yaml
+    from composer_kd.caching.who import read_yaml
 
-    return yaml.safe_load(form) if isinstance(form, str) else form
+    return read_yaml(form, '--format') if isinstance(form, str) else form
 
 
 def _told(call: Any) -> Any:
     from composer_kd.recipes.errors import told_to_user
+    from composer_kd.recipes.main import give_way
 
     try:
         return call()
     except Exception as error:
+        give_way(error)
         message = told_to_user(error)
         if message is None:
             raise

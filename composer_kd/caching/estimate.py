@@ -16,13 +16,15 @@ import torch
 from composer_kd.answers import Format, Source, Store
 from composer_kd.answers.parts import PartWriter
 from composer_kd.batches import POSITIONS, target_of
-from composer_kd.caching.asking import Asked, settings_of, waits, window_batches
-from composer_kd.caching.write import keys_to_write, loader_of, noted, write_batch
+from composer_kd.caching.asking import Asked, waits
+from composer_kd.caching.samples import keys_to_write, loader_of, noted
+from composer_kd.caching.when import Batches, asked_batches, epochs_of
+from composer_kd.caching.who import settings_with
+from composer_kd.caching.write import write_batch
 from composer_kd.names import split_named
 from composer_kd.plan.building import build_parts
 from composer_kd.plan.reading import read_sources
 from composer_kd.recipes.schema import Recipe
-from composer_kd.settings import Settings
 from composer_kd.teachers import outputs_known
 
 
@@ -80,6 +82,11 @@ class Estimate:
         return self.stored * Format('dense', self.form.classes, 'float16').sample_bytes(self.rows)
 
     @property
+    def asked_bytes(self) -> float:
+        """Of a store of no more than one training asks for."""
+        return min(self.asked, self.stored) * self.form.sample_bytes(self.rows)
+
+    @property
     def seconds(self) -> float | None:
         """To write it, on one process like the one that was measured."""
         speed = self.speed
@@ -112,17 +119,14 @@ def estimate_store(asked: Asked, only_asked: bool = False, seconds: float = 15.0
     keys = keys_to_write(asked, only_asked)
     speed, rows = _measure(asked, keys, seconds)
     chosen: Any = asked.loader.chosen
-    per_training = _asked_for(asked.batches, asked.settings, asked.recipe, len(asked.loader))
+    per_training = _asked_for(asked.batches, asked.share, asked.recipe, len(asked.loader))
     return Estimate(asked.form, rows, len(chosen), len(asked.views), len(keys), per_training, speed)
 
 
-def _asked_for(batches: range | None, settings: Settings | None, recipe: Recipe, per_epoch: int) -> int:
-    if batches is None:
-        return per_epoch * int(recipe.train_data['batch_size'])
-    share = 1.0
-    if settings is not None:
-        share = settings.probability / (settings.interval.every if settings.interval.unit.value == 'ba' else 1)
-    return round(len(batches) * share * int(recipe.train_data['batch_size']))
+def _asked_for(batches: Batches | None, share: float, recipe: Recipe, per_epoch: int) -> int:
+    """Answers that one training asks a teacher for; of an epoch where that is not known."""
+    count = per_epoch if batches is None else len(batches)
+    return round(count * share * int(recipe.train_data['batch_size']))
 
 
 def _measure(asked: Asked, keys: Any, seconds: float) -> tuple[Speed, float]:
@@ -171,17 +175,18 @@ def _measure(asked: Asked, keys: Any, seconds: float) -> tuple[Speed, float]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def estimate_size(recipe: Recipe, form: Any, views: int | None, why: str) -> Estimate:
+def estimate_size(recipe: Recipe, form: Any, views: int | None, only_asked: bool, why: str) -> Estimate:
     """The size alone, from what is known without teacher and data.
 
     Args:
         recipe: The recipe.
         form: As of :func:`composer_kd.caching.prepare`.
         views: Likewise.
+        only_asked: As of :func:`composer_kd.caching.keys_to_write`.
         why: What is missing.
 
     Raises:
-        ValueError: If the number of classes or samples is not known.
+        ValueError: If the number of classes, samples or views is not known.
     """
     parts, _ = build_parts(recipe)
     classes = outputs_known(parts.model)
@@ -189,23 +194,27 @@ def estimate_size(recipe: Recipe, form: Any, views: int | None, why: str) -> Est
     if classes is None or source.batch is None or source.data.samples is None:
         raise ValueError(f'estimate: neither the store nor its size can be told: {why}')
     given = recipe.algorithms.get('distillation')
-    settings = None
-    if given is not None:
-        plain = recipe.model_copy(update={'algorithms': {
-            'distillation': {**given, 'teachers': torch.nn.Identity()},
-        }})
-        settings = settings_of(plain)
+    settings = None if given is None else settings_with(given, torch.nn.Identity())
     with torch.device('meta'):
         rows = _rows_of(source.batch(16))
-    per_epoch = max(1, source.data.samples // source.batch_size)
-    batches = window_batches(recipe, settings, per_epoch)
-    said = views if views is not None else split_named(recipe.train_data, 'train_data')[1].get('views')
-    count = said if said is not None else 1 if batches is None else -(-len(batches) // per_epoch)
-    asked = _asked_for(batches, settings, recipe, per_epoch)
+    samples, per_epoch = source.data.samples, max(1, source.data.samples // source.batch_size)
+    batches = asked_batches(recipe, settings, per_epoch)
+    kept = split_named(recipe.train_data, 'train_data')[1].get('views')
+    shown = None if batches is None else epochs_of(batches, per_epoch)
+    if views is None and kept is None and not shown:
+        raise ValueError('--views: how many epochs are distilled is not known. Say how many views to store.')
+    count = views or kept or len(shown or ())
+    stored = samples * count
+    if only_asked and batches is not None:
+        by_view: dict[int, int] = {}
+        for epoch, number in zip(*np.unique(batches // per_epoch, return_counts=True), strict=True):
+            view = int(epoch) % (kept or int(epoch) + 1)
+            by_view[view] = min(samples, by_view.get(view, 0) + int(number) * int(recipe.train_data['batch_size']))
+        stored = sum(by_view.values())
     heat = None if settings is None else settings.fixed_temperature
     return Estimate(
-        Format.read(form, classes, heat, '--format'), rows, source.data.samples, count, source.data.samples * count,
-        asked, None, why,
+        Format.read(form, classes, heat, '--format'), rows, samples, count, stored,
+        _asked_for(batches, 1.0, recipe, per_epoch), None, why,
     )
 
 

@@ -36,10 +36,12 @@ def show_estimate(found: Estimate) -> None:
         ('format', form.describe()),
         ('answers', f'{found.stored:,}: {found.samples:,} samples, {_count(found.views, "view")} of each'),
         ('rows of a sample', f'{found.rows:.3g}, {form.row_bytes} bytes each'),
-        ('bytes of a sample', f'{form.sample_bytes(found.rows):.0f}, with its check and its place in the tables'),
+        ('bytes of a sample', f'{form.sample_bytes(found.rows):.0f}, with its check and its place in the tables '
+         f'({found.rows * form.bound:.0f} are twice its values and their indices)'),
         ('size of the store', size(found.bytes)),
         ('all logits in float16', f'{size(found.dense_bytes)}, {found.dense_bytes / found.bytes:.3g} times as much'),
-        ('asked for by one run', f'{found.asked:,}'),
+        ('asked for by one run', f'{found.asked:,}, which alone would take {size(found.asked_bytes)} (--only-asked)'
+         if found.asked < found.stored else f'{found.asked:,}'),
     ]
     speed = found.speed
     if speed is None:
@@ -62,8 +64,9 @@ def show_estimate(found: Estimate) -> None:
 def show_verified(found: Verified) -> None:
     """Print what was found."""
     rows = [
-        ('files', f'{found.files}, {len(found.damaged)} damaged' + ''.join(f'\n{path}' for path in found.damaged)),
-        ('answers compared', f'{found.samples:,}, {found.missing:,} missing'),
+        ('files', f'{found.files}' + ''.join(f'\n{fault}' for fault in found.damaged)),
+        ('not in the store', f'{found.missing:,} answers that this recipe may ask for' if found.missing else '0'),
+        ('answers compared', f'{found.samples:,}'),
         ('to another input', f'{found.other:,}' + (f'\n{found.told}' if found.told else '')),
         ('the same to the last bit', f'{found.exact:,}'),
         ('largest difference', f'{found.largest:.3g} (rounding explains {found.tolerance:g})'),

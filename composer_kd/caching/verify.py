@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import xxhash
 from torch import Tensor
 from tqdm import tqdm
 
-from composer_kd.answers import Answer, Sparse, Store
+from composer_kd.answers import Answer, Format, Sparse, Store
 from composer_kd.answers.keys import keys_of
-from composer_kd.answers.parts import read_parts
+from composer_kd.answers.parts import INDEX, SEGMENTS, read_parts, read_segments
 from composer_kd.caching.asking import Asked
-from composer_kd.caching.write import keys_to_write, loader_of, noted
+from composer_kd.caching.samples import keys_to_write, loader_of, noted
+from composer_kd.models.outside import told
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class Verified:
 
     Attributes:
         files: Shards compared with their digests.
-        damaged: Those that are not what was written.
+        damaged: What is damaged or missing, as paths, and why.
         samples: Answers that were asked for again.
-        missing: Of those, how many the store does not have.
+        missing: Answers that the recipe may ask for and the store does not have; of some stores that is meant so.
         other: How many were given to another input than the recipe has there.
         told: What the first of these is.
         exact: How many are the same to the last bit.
@@ -49,7 +51,7 @@ class Verified:
     @property
     def fine(self) -> bool:
         """Whether all of it is as it should be."""
-        return not self.damaged and not self.other and not self.missing and self.largest <= self.tolerance
+        return not self.damaged and not self.other and self.samples > 0 and self.largest <= self.tolerance
 
 
 def damaged_shards(store: Path, where: str) -> tuple[int, list[str]]:
@@ -62,8 +64,24 @@ def damaged_shards(store: Path, where: str) -> tuple[int, list[str]]:
             while block := file.read(2**22):
                 digest.update(block)
         if said['raw_data'].get('hashes', {}).get('xxh64', digest.hexdigest()) != digest.hexdigest():
-            wrong.append(str(path))
+            wrong.append(f'{path}: its bytes are not those that were written')
     return len(shards), wrong
+
+
+def faults_of_index(store: Store) -> list[str]:
+    """What is wrong with the index of a complete store, or is in it and not in the folder."""
+    if not store.manifest.complete:
+        return []
+    path = store.folder / INDEX
+    try:
+        named = [store.folder / s['raw_data']['basename'] for s in json.loads(path.read_text())['shards']]
+        held = sum(count for _, _, count in read_segments(store.folder / SEGMENTS, 'verify'))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f'{store.folder}: its index cannot be read ({told(error)}); write the store again, which mends it']
+    gone = sorted({str(file.parent) for file in named if not file.exists()})
+    if not gone and held > store.samples:
+        gone = [str(store.folder / SEGMENTS)]
+    return [f'{one}: is missing or not as the index says; the same cache command writes it again' for one in gone]
 
 
 def verify_store(asked: Asked, path: str, samples: int = 1000) -> Verified:
@@ -88,37 +106,50 @@ def verify_store(asked: Asked, path: str, samples: int = 1000) -> Verified:
         raise ValueError(f"verify: '{path}' does not belong to this recipe: {'; '.join(found)}.")
     files, damaged = damaged_shards(Path(path), 'verify')
     wanted = keys_to_write(asked, False)
-    if not store.manifest.complete:
-        wanted = wanted[store.locate(wanted) >= 0]
-    keys = np.sort(np.random.default_rng(0).permutation(wanted)[:samples])
-    missing = other = exact = 0
-    told, largest, agree, rows = '', 0.0, 0, 0
+    there = wanted[store.locate(wanted) >= 0]
+    keys = np.sort(np.random.default_rng(0).permutation(there)[:samples])
+    other = exact = 0
+    first, largest, scale, agree, rows = '', 0.0, 1.0, 0, 0
     for batch, notes in tqdm(noted(loader_of(asked, keys)), desc='batches', disable=len(keys) < 5000):
         numbers, prints = notes['keys'].tolist(), notes['prints'].numpy().view(np.uint64).tolist()
         for key, fingerprint, (now, _, _) in zip(numbers, prints, asked.rows(batch, numbers), strict=True):
             row = int(store.locate(keys_of(0, [key]))[0])
-            if row < 0:
-                missing += 1
-                continue
             try:
                 kept = store.payload(row, key, fingerprint)
             except ValueError as error:
-                other, told = other + 1, told or str(error)
+                other, first = other + 1, first or str(error)
                 continue
             exact += kept == now.numpy().tobytes()
             then = torch.frombuffer(bytearray(kept), dtype=torch.uint8).reshape(-1, store.format.row_bytes)
             if len(then) != len(now):
                 other += 1
                 continue
-            difference, same = _compared(store.format.unpack(then), store.format.unpack(now))
+            old, new = store.format.unpack(then), store.format.unpack(now)
+            difference, same = _compared(old, new)
             largest, agree, rows = max(largest, difference), agree + same, rows + len(now)
+            scale = max(scale, _size(old), _size(new))
+    faults = [*damaged, *faults_of_index(store)]
     return Verified(
-        files, tuple(damaged), len(keys), missing, other, told, exact, largest, agree / rows if rows else 1.0,
-        _TOLERANCE.get(store.format.dtype, 0.05) if store.format.name != 'sampled' else float('inf'),
+        files, tuple(faults), len(keys), len(wanted) - len(there), other, first, exact, largest,
+        agree / rows if rows else 1.0, _tolerance(store.format, asked.precision.value) * scale,
     )
 
 
-_TOLERANCE = {'float32': 1e-3, 'float16': 0.05, 'bfloat16': 0.5}
+_EPSILON = {'float32': 2.0**-23, 'float16': 2.0**-10, 'bfloat16': 2.0**-7}
+_NOISE = {'fp32': 2.0**-13, 'amp_fp16': 2.0**-10}  # of one layer, TF32 and the order of sums included
+
+
+def _tolerance(form: Format, precision: str) -> float:
+    """The difference of values around 1 that rounding explains, there and in some layers of the teacher."""
+    if form.name == 'sampled':
+        return float('inf')  # what is drawn moves in whole draws
+    return 2 * _EPSILON[form.dtype] + 16 * _NOISE.get(precision, 2.0**-7)
+
+
+def _size(answer: Answer) -> float:
+    values = answer.log_probabilities if isinstance(answer, Sparse) else answer
+    values = values[values.isfinite()]
+    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def _compared(then: Answer, now: Answer) -> tuple[float, int]:

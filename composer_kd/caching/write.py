@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from composer.utils import dist
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
 from tqdm import tqdm
 
-from composer_kd.answers import Manifest, Notes, SampleLoader, Source, Store
-from composer_kd.answers.keys import Keys, keys_of, split_key
+from composer_kd.answers import Manifest, Notes, Store
+from composer_kd.answers.keys import Keys, split_key
 from composer_kd.answers.manifest import NAME
-from composer_kd.answers.parts import PartWriter, read_parts, remove_unfinished, write_index
+from composer_kd.answers.parts import PARTS, PartWriter, read_parts, remove_unfinished, write_index
 from composer_kd.caching.asking import WHERE, Asked
-from composer_kd.caching.upload import upload
-from composer_kd.models.outside import raise_everywhere
+from composer_kd.caching.samples import keys_to_write, loader_of, noted
+from composer_kd.caching.upload import check_uri, expected, refuse_others, upload
+from composer_kd.models.outside import on_first_ranks, raise_everywhere
 from composer_kd.teachers.fetch import is_remote
 from composer_kd.teachers.keeper import PART_SAMPLES, PART_SECONDS
+
+T = TypeVar('T')
+
+_BEAT = 8
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -44,66 +53,6 @@ class Written:
     seconds: float
 
 
-class _InViews(Sampler[list[tuple[int, int]]]):
-    # Batches of given samples that each belong to one view.
-    def __init__(self, keys: Keys, size: int) -> None:
-        self._keys, self._size = keys, size
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        pairs = [split_key(int(key)) for key in self._keys]
-        begin = 0
-        while begin < len(pairs):
-            end = begin
-            while end < len(pairs) and end - begin < self._size and pairs[end][0] == pairs[begin][0]:
-                end += 1
-            yield pairs[begin:end]
-            begin = end
-
-    def __len__(self) -> int:
-        views = self._keys - (self._keys & ((1 << 40) - 1))
-        return sum(-(-int(count) // self._size) for count in np.unique(views, return_counts=True)[1])
-
-
-def loader_of(asked: Asked, keys: Keys) -> SampleLoader:
-    """A loader of some samples, in batches as large as a rank's in training, that notes their keys and fingerprints."""
-    own = asked.loader
-    assert own.batch_size is not None
-    loader = SampleLoader(
-        own.by_key, 1, own.collate, own.identity, batch_sampler=_InViews(keys, own.batch_size),
-        num_workers=own.num_workers,
-    )
-    loader.attach(Source({}))
-    return loader
-
-
-def keys_to_write(asked: Asked, only_asked: bool) -> Keys:
-    """The keys of all answers that the store is to hold, ascending.
-
-    Args:
-        asked: Teacher and data.
-        only_asked: Only those that the recipe's own training, with its seed, asks for.
-
-    Raises:
-        ValueError: If it is not known which these are.
-    """
-    loader = asked.loader
-    if only_asked:
-        if asked.batches is None:
-            raise ValueError("--only-asked: which batches are distilled is not known from the recipe's durations.")
-        length, found = len(loader), []
-        for epoch in range(asked.batches.start // length, -(-asked.batches.stop // length)):
-            first, last = (min(max(b - epoch * length, 0), length) for b in (asked.batches.start, asked.batches.stop))
-            samples = loader.asked(epoch, first, last)
-            if samples is None:
-                raise ValueError('--only-asked: the order of this data is not known beforehand.')
-            if loader.view(epoch) in asked.views:
-                found.append(keys_of(loader.view(epoch), samples))
-        return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
-    chosen: Any = loader.chosen
-    samples = np.asarray(chosen, np.int64)
-    return np.concatenate([keys_of(view, samples) for view in asked.views])
-
-
 def write_store(asked: Asked, out: str, only_asked: bool = False, local: str | None = None) -> Written:
     """Write the answers that a store lacks; every rank calls this.
 
@@ -121,64 +70,98 @@ def write_store(asked: Asked, out: str, only_asked: bool = False, local: str | N
             finite, or the folder cannot be written.
     """
     started = time.monotonic()
-    folder = Path(_folder(out, local))
-    failed: Exception | None = None
-    store, wanted, todo = None, np.empty(0, np.int64), np.empty(0, np.int64)
-    try:
-        store = _begun(asked, folder)
-        wanted = keys_to_write(asked, only_asked)
-        todo = wanted[store.locate(wanted) < 0]
-    except (ValueError, OSError) as error:
-        failed = error
-    raise_everywhere(failed)
-    assert store is not None
+    folder = check_place(out, local)
+    manifest = asked.manifest()
+    if is_remote(out):
+        refuse_others(out, manifest)
+    _together(lambda: _begin(folder, manifest) if dist.get_local_rank() == 0 else None)
+    store = _together(lambda: _opened(folder, manifest))
+    wanted = _together(lambda: keys_to_write(asked, only_asked))
+    todo = wanted[store.locate(wanted) < 0]
     share = np.array_split(todo, dist.get_world_size())[dist.get_global_rank()]
-    try:
-        _write(asked, folder, share, len(wanted), len(wanted) - len(todo))
-    except (ValueError, OSError) as error:
-        failed = error if isinstance(error, ValueError) else ValueError(f"--out: '{folder}' cannot be written: {error}")
-    raise_everywhere(failed)
+    _write(asked, folder, share, len(wanted), len(wanted) - len(todo))
     seconds = time.monotonic() - started
-    dist.barrier()
-    if dist.get_global_rank() == 0:
-        try:
-            _finish(asked, folder, wanted, seconds, len(todo))
+
+    def finish() -> None:
+        if dist.get_global_rank() == 0:
+            try:
+                _finish(folder, wanted, seconds, len(todo))
+            except OSError as error:
+                raise _cannot(folder, error) from error
             if is_remote(out):
                 upload(folder, out)
-        except (ValueError, OSError) as error:
-            failed = error
-    raise_everywhere(failed)
+
+    on_first_ranks(finish)  # copying takes as long as it takes, and the others must not run out of time meanwhile
     done = Store.open(folder, WHERE)
     return Written(folder, done.samples, len(todo), done.bytes, seconds)
 
 
-def _folder(out: str, local: str | None) -> str:
+def _together(work: Callable[[], T]) -> T:
+    """Do something on every rank; what fails on one is raised on all."""
+    failed: Exception | None = None
+    done: list[T] = []
+    try:
+        done.append(work())
+    except (ValueError, OSError) as error:
+        failed = error
+    raise_everywhere(failed)
+    return done[0]
+
+
+def check_place(out: str, local: str | None) -> Path:
+    """The folder that a store is written to.
+
+    Args:
+        out: As of :func:`write_store`.
+        local: Likewise.
+
+    Raises:
+        ValueError: If these are no place for a store.
+    """
+    if not out.strip():
+        raise ValueError('--out: is empty. Give a folder, or a URI such as s3://bucket/answers.')
     if not is_remote(out):
         if local is not None:
             raise ValueError("--local: is where a store for a URI is written first, and '--out' is a folder already.")
-        return out
+        return _folder(out, '--out')
+    check_uri(out)
     if local is None:
-        raise ValueError(f"--local: '{out}' is written to a folder first and then copied. Say which, with --local DIR.")
-    return local
+        raise ValueError(f"--local: '{out}' is written to a folder first and then copied. Say which: --local DIR.")
+    return _folder(local, '--local')
 
 
-def _begun(asked: Asked, folder: Path) -> Store:
-    manifest = asked.manifest()
-    if dist.get_local_rank() == 0:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--out: '{folder}' is a file; give a folder.")
-        if folder.exists() and not (folder / NAME).exists() and any(folder.iterdir()):
-            raise ValueError(f"--out: '{folder}' is not empty and no store. Give another folder; nothing was touched.")
+def _folder(said: str, where: str) -> Path:
+    folder = Path(said)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{where}: '{folder}' is a file; give a folder.")
+    if folder.exists() and not (folder / NAME).exists() and any(folder.iterdir()):
+        raise ValueError(f"{where}: '{folder}' is not empty and no store. Give another folder; nothing was touched.")
+    return folder
+
+
+def _begin(folder: Path, manifest: Manifest) -> None:
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / NAME).exists():
             manifest.write(folder)
-        remove_unfinished(folder)
-    dist.barrier()
+        (folder / PARTS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise _cannot(folder, error) from error
+    remove_unfinished(folder)
+
+
+def _cannot(folder: Path, error: OSError) -> ValueError:
+    free = shutil.disk_usage(folder if folder.exists() else '.').free
+    why = f'the disk is full ({free / 2**20:,.1f} MiB free)' if error.errno in _FULL else error.strerror or str(error)
+    return ValueError(
+        f"--out: '{folder}' cannot be written: {why}. What was finished before is whole; see to the disk and its "
+        'permissions, and give the same command again.',
+    )
+
+
+def _opened(folder: Path, manifest: Manifest) -> Store:
     store = Store.open(folder, '--out')
-    found = store.manifest.differences({
-        'teacher': {'digest': manifest.teacher['digest']}, 'data': manifest.data, 'view': manifest.view,
-        'rows': manifest.rows, 'format': manifest.format.plain(),
-    }, 'this recipe')
+    found = store.manifest.differences(expected(manifest), 'this recipe')
     if found:
         raise ValueError(
             f"--out: '{folder}' holds other answers: {'; '.join(found)}. Give another folder, or set what they were "
@@ -188,35 +171,58 @@ def _begun(asked: Asked, folder: Path) -> Store:
 
 
 def _write(asked: Asked, folder: Path, keys: Keys, wanted: int, there: int) -> None:
+    # A rank that is done, or has failed, meets the others in every beat: none runs out of time waiting for it, and all
+    # stop when one must.
+    ranks, failed = dist.get_world_size(), None
+    batches = _answered(asked, folder, keys)
+    shown = dist.get_global_rank() == 0 and there < wanted
     bar = tqdm(
-        total=wanted, initial=there, unit=' samples', unit_scale=True, desc='answers', mininterval=1.0,
-        disable=dist.get_global_rank() != 0 or not len(keys),
+        total=wanted, initial=there, unit=' answers', unit_scale=True, desc='answers', disable=not shown,
+        mininterval=1.0 if sys.stderr.isatty() else 30.0,
     )
-    part, since = None, 0.0
+    with bar, closing(batches):
+        going = True
+        while going:
+            count = 0
+            try:
+                for _, count in zip(range(_BEAT if ranks > 1 else 1), batches, strict=False):
+                    bar.update(min(count * ranks, wanted - bar.n))
+            except OSError as error:
+                failed = _cannot(folder, error)
+            except ValueError as error:
+                failed = error
+            raise_everywhere(failed)
+            going = count > 0 if ranks == 1 else any(dist.all_gather_object(count > 0))
+        bar.update(wanted - bar.n)
+
+
+def _answered(asked: Asked, folder: Path, keys: Keys) -> Generator[int, None, None]:
+    """Write the answers of this rank; gives how many each batch has."""
+    part: PartWriter | None = None
+    since = 0.0
     try:
-        with bar:
-            for batch, notes in noted(loader_of(asked, keys)):
-                if part is None:
-                    part, since = PartWriter(folder), time.monotonic()
-                write_batch(asked, part, batch, notes)
-                bar.update(min(len(notes['keys']) * dist.get_world_size(), wanted - bar.n))
-                if len(part) >= PART_SAMPLES or time.monotonic() - since >= PART_SECONDS:
-                    part.close()
-                    part = None
-    except BaseException:
-        # what is answered stays: the next call goes on from there
+        for batch, notes in noted(loader_of(asked, keys)):
+            if part is None:
+                part, since = PartWriter(folder), time.monotonic()
+            write_batch(asked, part, batch, notes)
+            if len(part) >= PART_SAMPLES or time.monotonic() - since >= PART_SECONDS:
+                part.close()
+                part = None
+            yield len(notes['keys'])
         if part is not None:
-            part.close() if len(part) else part.drop()
-        raise
-    if part is not None:
-        part.close()
+            part.close()
+            part = None
+    finally:
+        # stopped: what is answered stays, and the next call goes on from there
+        if part is not None and not _kept(part):
+            part.drop()
 
 
-def noted(loader: SampleLoader) -> Iterator[tuple[Any, Notes]]:
-    """Batches with what the loader noted of them."""
-    for batch in loader:
-        assert loader.notes is not None
-        yield batch, loader.notes
+def _kept(part: PartWriter) -> bool:
+    try:
+        return len(part) > 0 and part.close() is not None
+    except Exception:  # what stopped it is told, not this
+        return False
 
 
 def write_batch(asked: Asked, part: PartWriter, batch: Any, notes: Notes) -> None:
@@ -238,16 +244,16 @@ def write_batch(asked: Asked, part: PartWriter, batch: Any, notes: Notes) -> Non
         part.write(key, fingerprint, raw.numpy().tobytes())
 
 
-def _finish(asked: Asked, folder: Path, wanted: Keys, seconds: float, fresh: int) -> None:
+def _finish(folder: Path, wanted: Keys, seconds: float, fresh: int) -> None:
     parts = read_parts(folder, WHERE)
     store = Store.open(folder, WHERE)
     if (store.locate(wanted) < 0).any():
         raise ValueError(f"--out: '{folder}' was changed while it was written. Give the same command again.")
-    before: Manifest = store.manifest
+    before = store.manifest
     write_index(folder, parts)
     cost = {
         'seconds': before.cost.get('seconds', 0.0) + seconds * dist.get_world_size(),
         'samples': store.samples, 'bytes': store.bytes,
     }
     if fresh or not before.complete:
-        Manifest(**{**before.__dict__, 'complete': True, 'cost': cost}).write(folder)
+        replace(before, complete=True, cost=cost).write(folder)

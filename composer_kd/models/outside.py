@@ -66,12 +66,13 @@ def told(error: BaseException) -> str:
     return ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
-def retried(fetch: Callable[[], T], source: str) -> T:
+def retried(fetch: Callable[[], T], source: str, done: str = 'fetched') -> T:
     """Call ``fetch`` again, after growing pauses, while it fails in a way that may pass; each failure is logged.
 
     Args:
         fetch: What is called; it begins from nothing each time.
         source: What is fetched, for the log.
+        done: What is done with it, for the log.
 
     Returns:
         What it returns.
@@ -91,8 +92,8 @@ def retried(fetch: Callable[[], T], source: str) -> T:
             if _is_final(error):
                 raise
             log.warning(
-                '%s could not be fetched (%s). Try %d of %d failed; the next follows in %g s.',
-                source, told(error), number, len(PAUSES) + 1, pause,
+                '%s could not be %s (%s). Try %d of %d failed; the next follows in %g s.',
+                source, done, told(error), number, len(PAUSES) + 1, pause,
             )
         time.sleep(pause)
     return fetch()

@@ -29,7 +29,7 @@ _LOST = (
 _FIRST_WORD, _LAST_WORD = 10.0, 20.0
 
 
-def _give_way(error: BaseException) -> None:
+def give_way(error: BaseException) -> None:
     """Wait to be ended by the launcher, where another rank tells what went wrong.
 
     The launcher ends all ranks when one has ended with an error, and shows what those wrote that ended by themselves:
@@ -83,7 +83,7 @@ def train_main(arguments: Sequence[str]) -> int:
             os.kill(os.getpid(), signal.SIGTERM)
         raise
     except Exception as error:
-        _give_way(error)
+        give_way(error)
         message = told_to_user(error)
         if message is None and is_lost_rank(error) and not wants_traceback():
             message = _LOST.format(' '.join(str(error).split()))
