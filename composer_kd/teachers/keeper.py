@@ -114,6 +114,7 @@ class Keeper:
     ) -> None:
         self.where, self.path, self.store, self.form, self.fill = where, path, store, form, fill
         self.read = self.asked = 0
+        self.bytes: int | None = None
         self._teacher, self._writer = dict(teacher), None
         self._part: PartWriter | None = None
         self._since = 0.0
@@ -155,6 +156,11 @@ class Keeper:
                 f"{self.where}: the answers in '{self.path}' were given to other inputs than this training has: "
                 f"{'; '.join(found)}. Set what they were made with, or write a store for this training.",
             )
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Note in ``bytes`` what the store takes on this machine; its files may be many, so it is not looked up often."""
+        self.bytes = self.store.bytes if self.store is not None and self.store.remote is None else None
 
     def check_all_there(self, loader: SampleLoader, batches: range, per_epoch: int) -> None:
         """See that there is an answer to every sample that some batches of a training ask for.

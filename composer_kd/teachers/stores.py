@@ -60,6 +60,10 @@ class Stores:
         """Take the stores over, by their teachers' indices; ``live`` teachers answer for what is not stored."""
         self._keepers, self._live = dict(keepers), frozenset(live)
 
+    def read(self) -> dict[int, int]:
+        """How many samples' answers were read so far, by the teachers' indices."""
+        return {index: keeper.read for index, keeper in self._keepers.items()}
+
     @property
     def filling(self) -> bool:
         """Whether answers are written down."""
@@ -152,6 +156,7 @@ class Stores:
         """Finish what is being written."""
         for keeper in self._keepers.values():
             keeper.close()
+            keeper.weigh()
 
     def release(self) -> None:
         """Read no more."""
