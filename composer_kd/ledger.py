@@ -62,7 +62,7 @@ class Ledger:
         """Count the time of what happens inside as spent on stores, ``outside`` of the clock of the training or on it."""
         started = time.perf_counter()
         yield
-        spent = time.perf_counter() - started
+        spent = time.perf_counter() - started if self.stored else 0.0
         self.store_seconds += 0.0 if outside else spent
         self.store_outside_seconds += spent if outside else 0.0
 

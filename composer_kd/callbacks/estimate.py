@@ -18,8 +18,8 @@ T = TypeVar('T')
 
 METHOD = (
     'matrix products, convolutions and attention of one evaluation-mode forward on the first batch, counted by '
-    "torch's FlopCounterMode; a training step is taken as 3 forwards, a teacher as 1 on each sample it saw itself; extra "
-    'forwards of algorithms (SAM), input sizes that change during training, and evaluation are left out'
+    "torch's FlopCounterMode; a training step is taken as 3 forwards, a teacher as 1 on each sample it saw itself; "
+    'extra forwards of algorithms (SAM), input sizes that change during training, and evaluation are left out'
 )
 
 
