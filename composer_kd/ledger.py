@@ -59,7 +59,7 @@ class Ledger:
 
     @contextmanager
     def storing(self, outside: bool = False) -> Iterator[None]:
-        """Count the time of what happens inside as spent on stores, ``outside`` of the clock of the training or on it."""
+        """Count the time of what happens inside as spent on stores, on the clock of the training or ``outside``."""
         started = time.perf_counter()
         yield
         spent = time.perf_counter() - started if self.stored else 0.0

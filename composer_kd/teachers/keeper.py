@@ -159,7 +159,7 @@ class Keeper:
         self.weigh()
 
     def weigh(self) -> None:
-        """Note in ``bytes`` what the store takes on this machine; its files may be many, so it is not looked up often."""
+        """Note in ``bytes`` what the store takes on this machine: not looked up often, as its files may be many."""
         self.bytes = self.store.bytes if self.store is not None and self.store.remote is None else None
 
     def check_all_there(self, loader: SampleLoader, batches: range, per_epoch: int) -> None:
