@@ -144,16 +144,16 @@ class Distillation(Algorithm):
             teacher_microbatch_size=teacher_microbatch_size, on_nonfinite=on_nonfinite, on_change=on_change,
         )
         self._plan = Plan(self._s)
-        self._ledger = Ledger([spec.name for spec in self._s.specs])
+        specs = self._s.specs
+        self._ledger = Ledger([spec.name for spec in specs], [spec.name for spec in specs if spec.cache is not None])
         self._teaching = Teaching(self._s, self._ledger)
         self._done = False
         self._now = Decision()
         self._kd: Tensor | None = None
         self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
                           Event.BEFORE_BACKWARD: self._join}
-        stores = self._teaching.pool.stores
         self._between = {Event.INIT: self._load, Event.FIT_START: self._fit_start, Event.BATCH_END: self._batch_end,
-                         Event.EPOCH_START: stores.epoch_start, Event.FIT_END: stores.close}
+                         Event.EPOCH_START: self._teaching.epoch_start, Event.FIT_END: self._teaching.fit_end}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -243,16 +243,14 @@ class Distillation(Algorithm):
         Returns:
             ``active_batches``; ``kd_seconds`` (teachers and loss), ``teacher_seconds``, ``loss_seconds`` and
             ``load_seconds`` of this rank; ``overhead``, the time spent on distillation / the time of the same batches
-            without it (``None`` before the first); ``skipped_rows``, samples or tokens left out as not finite; and
-            ``teachers``, each with ``name``, ``origin``, ``digest``, ``weight``, ``batches`` and ``samples`` (over all
-            ranks, taking this one's share for every rank's). The KD loss's share of the backward pass is not
-            told apart from the rest, and in none of these.
+            without it (``None`` before the first); ``skipped_rows``, samples or tokens left out as not finite;
+            ``store_seconds``, spent on stores between batches, and ``store_outside_seconds``, before the first and
+            after the last; and ``teachers``, each with ``name``, ``origin``, ``digest``, ``weight``, ``batches``,
+            ``samples`` (over all ranks, taking this one's share for every rank's), of these ``stored`` ones, whose
+            answers were read, and ``store`` and ``store_bytes``, its path and size. The KD loss's share of the backward
+            pass is not told apart from the rest, and in none of these.
         """
-        books = self._ledger
-        return {**books.summary(), 'teachers': [
-            {'name': t.name, 'origin': t.origin, 'digest': t.digest, 'weight': t.weight,
-             'batches': books.batches[t.name], 'samples': books.samples[t.name]} for t in self.teachers
-        ]}
+        return {**self._ledger.summary(), 'teachers': [self._ledger.of(teacher) for teacher in self.teachers]}
 
     def check_teachers(self, student: ComposerModel) -> dict[str, str]:
         """Load every teacher that lies on this machine and let it go again, to see that it can be loaded and fits.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from composer_kd.decision import Decision
 from composer_kd.guard import Guard
 from composer_kd.meter import Meter
+from composer_kd.teachers import AnyTeacher
 
 
 class Ledger:
@@ -20,15 +23,19 @@ class Ledger:
 
     Args:
         names: The teachers' names.
+        kept: Those of them with a store.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], kept: Sequence[str] = ()) -> None:
         self.meter = Meter()
         self.load_seconds = 0.0
         self.active = self.skipped_rows = 0
         self.batches = dict.fromkeys(names, 0)
         self.samples = dict.fromkeys(names, 0)
+        self.stored = dict.fromkeys(kept, 0)
+        self.store_seconds = self.store_outside_seconds = 0.0
         self._names = list(names)
+        self._read = dict.fromkeys(kept, 0)
         self._losses: list[Tensor] = []
         self._size = 0
 
@@ -36,10 +43,28 @@ class Ledger:
         """Forget what an earlier try at the batch left behind."""
         self._losses, self._size = [], 0
 
-    def answered(self, now: Decision, samples: int) -> None:
-        """Count the samples of a microbatch that teachers answered for; again, where they answered again."""
+    def answered(self, now: Decision, samples: int, read: Mapping[int, int]) -> None:
+        """Count the samples of a microbatch that teachers answered for; again, where they answered again.
+
+        Args:
+            now: Who was asked.
+            samples: Of the microbatch.
+            read: How many of them were read from a store on this rank, by the teacher's index.
+        """
         for i, ranks in now.askers.items():
             self.samples[self._names[i]] += samples * ranks
+        for i in now.teachers:
+            if i in read:
+                self._read[self._names[i]] += read[i]
+
+    @contextmanager
+    def storing(self, outside: bool = False) -> Iterator[None]:
+        """Count the time of what happens inside as spent on stores, on the clock of the training or ``outside``."""
+        started = time.perf_counter()
+        yield
+        spent = time.perf_counter() - started if self.stored else 0.0
+        self.store_seconds += 0.0 if outside else spent
+        self.store_outside_seconds += spent if outside else 0.0
 
     def losses(self, kd: Tensor, base: Tensor, size: int) -> None:
         """Keep a microbatch's losses, weighed as Composer weighs the microbatch; nothing waits for the device."""
@@ -64,14 +89,18 @@ class Ledger:
             metrics['kd/overhead'] = self.meter.overhead
         if self._losses:
             means = torch.stack(self._losses).sum(dim=0) / max(self._size, 1)
-            both = torch.cat([means, guard.counts(means)])
+            read = means.new_tensor([float(count) for count in self._read.values()])
+            both = torch.cat([means, read, guard.counts(means)])
             ranks = dist.get_world_size()
             if ranks > 1:
                 dist.all_reduce(both)
             kd, base, *found = both.tolist()
             metrics['loss/train/kd'], metrics['loss/train/base'] = kd / ranks, base / ranks
             self.open_batch()
-            skipped = guard.close_batch(found, base / ranks, state, self.skipped_rows)
+            for name, count in zip(self._read, found, strict=False):
+                self.stored[name] += round(count)
+                self._read[name] = 0
+            skipped = guard.close_batch(found[len(self._read):], base / ranks, state, self.skipped_rows)
             self.skipped_rows += skipped
             if guard.skips:
                 metrics['kd/skipped'] = float(skipped)
@@ -83,21 +112,34 @@ class Ledger:
         return {
             'active_batches': self.active, 'kd_seconds': meter.seconds, 'teacher_seconds': meter.total['teacher'],
             'loss_seconds': meter.seconds - meter.total['teacher'], 'load_seconds': self.load_seconds,
-            'overhead': meter.overhead, 'skipped_rows': self.skipped_rows,
+            'overhead': meter.overhead, 'skipped_rows': self.skipped_rows, 'store_seconds': self.store_seconds,
+            'store_outside_seconds': self.store_outside_seconds,
+        }
+
+    def of(self, teacher: AnyTeacher) -> dict[str, Any]:
+        """A teacher and what it was asked so far."""
+        name, keeper = teacher.name, teacher.keeper
+        return {
+            'name': name, 'origin': teacher.origin, 'digest': teacher.digest, 'weight': teacher.weight,
+            'batches': self.batches[name], 'samples': self.samples[name], 'stored': self.stored.get(name, 0),
+            'store': None if keeper is None else keeper.path, 'store_bytes': None if keeper is None else keeper.bytes,
         }
 
     def state_dict(self) -> dict[str, Any]:
         """In plain types."""
         return {
             'active_batches': self.active, 'skipped_rows': self.skipped_rows,
-            'batches': dict(self.batches), 'samples': dict(self.samples),
+            'batches': dict(self.batches), 'samples': dict(self.samples), 'stored': dict(self.stored),
             'seconds': self.meter.state_dict(), 'load_seconds': self.load_seconds,
+            'store_seconds': self.store_seconds, 'store_outside_seconds': self.store_outside_seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up earlier books; teachers that are not here any more are left out."""
         self.active, self.skipped_rows = state.get('active_batches', 0), state.get('skipped_rows', 0)
-        for own, kept in ((self.batches, state.get('batches', {})), (self.samples, state.get('samples', {}))):
-            own.update({name: count for name, count in kept.items() if name in own})
+        for own, book in ((self.batches, 'batches'), (self.samples, 'samples'), (self.stored, 'stored')):
+            own.update({name: count for name, count in state.get(book, {}).items() if name in own})
         self.meter.load_state_dict(state.get('seconds', {}))
         self.load_seconds += state.get('load_seconds', 0.0)
+        self.store_seconds += state.get('store_seconds', 0.0)
+        self.store_outside_seconds += state.get('store_outside_seconds', 0.0)

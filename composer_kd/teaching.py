@@ -61,7 +61,18 @@ class Teaching:
         if not closed:
             self.pool.fit_start(state, self.share.split)
             rows = {'ignore_index': self._s.ignore_index, 'shift': _shift(state)}
-            self.pool.stores.fit_start(state, rows, needed)
+            with self._ledger.storing(outside=True):
+                self.pool.stores.fit_start(state, rows, needed)
+
+    def epoch_start(self, *_: Any) -> None:
+        """An epoch begins: what was stored meanwhile can be read."""
+        with self._ledger.storing():
+            self.pool.stores.epoch_start()
+
+    def fit_end(self, *_: Any) -> None:
+        """The training is over, and its clock stands still: finish what is being stored."""
+        with self._ledger.storing(outside=True):
+            self.pool.stores.close()
 
     def open_batch(self, state: State, now: Decision) -> None:
         """A batch begins; SAM and a retry after running out of memory begin it again."""
@@ -93,6 +104,7 @@ class Teaching:
                 f'{type(state.batch).__name__}. Give the key or index of the labels, or leave it out.',
             )
         precision = get_precision_context(state.precision, state.precision_config)
+        before = self.pool.stores.read()
         with self._ledger.meter.part('teacher', state.device.name == 'gpu'), precision:
             answers = self.pool.outputs(asked, state.batch, positions, now.teachers, self._counted(state))
         known = now.on and self.share.full and not look
@@ -113,7 +125,7 @@ class Teaching:
             s.loss, rows, [now.weights[i] for i in now.teachers], s.combine, now.temperature, self.share, state.batch,
             self.guard,
         )
-        self._ledger.answered(now, samples)
+        self._ledger.answered(now, samples, {i: read - before[i] for i, read in self.pool.stores.read().items()})
         return kd
 
     def _can_look(self, index: int) -> bool:
@@ -132,7 +144,8 @@ class Teaching:
         Raises:
             RuntimeError: On every rank, for a teacher whose values are not finite.
         """
-        self.pool.stores.batch_end()
+        with self._ledger.storing():
+            self.pool.stores.batch_end()
         if self._looks_left:
             self._looks_left -= 1
             if not now.on:  # otherwise the ledger has read it, with the losses

@@ -18,8 +18,8 @@ T = TypeVar('T')
 
 METHOD = (
     'matrix products, convolutions and attention of one evaluation-mode forward on the first batch, counted by '
-    "torch's FlopCounterMode; a training step is taken as 3 forwards, a teacher as 1 on each sample it saw; extra "
-    'forwards of algorithms (SAM), input sizes that change during training, and evaluation are left out'
+    "torch's FlopCounterMode; a training step is taken as 3 forwards, a teacher as 1 on each sample it saw itself; "
+    'extra forwards of algorithms (SAM), input sizes that change during training, and evaluation are left out'
 )
 
 
@@ -73,5 +73,7 @@ def with_total(record: Record) -> Flops:
     if flops.student_forward_per_sample is None or any(t.name not in counted for t in record.teachers if t.samples):
         return flops.model_copy(update={'total': None})
     total = 3 * flops.student_forward_per_sample * record.samples
-    total += sum(counted[teacher.name] * teacher.samples for teacher in record.teachers if teacher.samples)
+    # what was read from a store cost no forward
+    asked = {teacher.name: max(0, teacher.samples - teacher.stored) for teacher in record.teachers if teacher.samples}
+    total += sum(counted[name] * samples for name, samples in asked.items())
     return flops.model_copy(update={'total': total})

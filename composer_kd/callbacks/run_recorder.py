@@ -273,7 +273,7 @@ class RunRecorder(Callback):
         if distillation is not None:
             summary = distillation.summary()
             record.teachers = [TeacherUse(**teacher) for teacher in summary['teachers']]
-            record.kd = Distilled(**{name: summary[name] for name in Distilled.model_fields})
+            record.kd = Distilled(**{name: summary[name] for name in Distilled.model_fields if name in summary})
         record.flops = with_total(record)
 
     def _write(self, state: State, must: bool = False) -> None:

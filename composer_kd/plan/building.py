@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from composer.models import ComposerModel
 from torchvision.models import get_model
 
+from composer_kd.answers import Store
 from composer_kd.callbacks import untouched
 from composer_kd.components import ALGORITHMS
 from composer_kd.models import apply_surgery, build_model
 from composer_kd.models.published import classes_of
 from composer_kd.plan.neighbours import Neighbours
+from composer_kd.plan.result import Level
 from composer_kd.recipes import Recipe, check_recipe
 from composer_kd.recipes.parts import Parts, construct
 from composer_kd.runs import RunFolder
@@ -43,6 +45,8 @@ class Built:
         made_by: For a run that is not here: the recipe that would make it, and what overrides it.
         missing: Why it cannot teach on this machine.
         wrong: Why it could not teach on any.
+        stored: Bytes of its stored answers, where these are all that is left of it; ``None`` of a model.
+        kept: Level and text of what is to be said of the store beside it.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Built:
     made_by: str = ''
     missing: str = ''
     wrong: str = ''
+    stored: int | None = None
+    kept: tuple[Level, str] | None = None
 
 
 def in_words(component: Mapping[str, Any] | str) -> str:
@@ -139,6 +145,11 @@ def build_teacher(
     """
     where = f'{WHERE}.teachers[{index}]'
     name, weight = str(item.get('name') or f'teacher{index}'), float(item.get('weight', 1.0))
+    if 'cache' in item:
+        if not {*item} & {'run', 'checkpoint', 'torchvision'}:
+            return _stored(item, where, name, weight)
+        alone = {key: value for key, value in item.items() if key != 'cache'}
+        return replace(build_teacher(alone, index, recipe, student, neighbours), kept=_beside(item['cache'], where))
     kind = next((kind for kind in ('run', 'checkpoint', 'torchvision') if kind in item), '')
     origin, missing, note, made_by = f'{kind}:{item.get(kind)}', '', '', ''
     spec: TeacherSpec | None = None
@@ -175,6 +186,44 @@ def build_teacher(
     outputs = None if model is None else outputs_known(model)
     words = in_words(said) if said else ''
     return Built(name, weight, origin, model, words, tokenizer, outputs, note, made_by, missing)
+
+
+def _stored(item: Mapping[str, Any], where: str, name: str, weight: float) -> Built:
+    """A teacher of whom only answers are left: nothing is built, and nothing runs."""
+    said = item['cache']
+    origin = f"cache:{said.get('path') if isinstance(said, Mapping) else said}"
+    try:
+        spec = parse_teachers([item])[0]
+        if not spec.here:
+            return Built(name, weight, spec.origin, said='stored answers', note='not on this machine', stored=0)
+        store = Store.open(str(spec.source), f'{where}.cache')
+    except FileNotFoundError as error:
+        return Built(name, weight, origin, said='stored answers', missing=_from(str(error), where), stored=0)
+    except (ValueError, TypeError, OSError) as error:
+        return Built(name, weight, origin, said='stored answers', wrong=_from(str(error), where), stored=0)
+    form, teacher = store.format, store.manifest.teacher.get('origin', 'unknown')
+    words = f'stored answers of {teacher} ({form.describe()}; {store.samples:,} samples)'
+    return Built(name, weight, spec.origin, said=words, outputs=form.classes, stored=store.bytes)
+
+
+def _beside(cache: Any, where: str) -> tuple[Level, str] | None:
+    """What is to be said of the store beside a teacher."""
+    try:
+        # what it stands beside is looked at by itself
+        spec = parse_teachers([{'module': torch.nn.Identity(), 'cache': cache}])[0]
+        if spec.cache is None:
+            return None
+        store = Store.open(spec.cache.path, f'{where}.cache')
+    except FileNotFoundError as error:
+        if isinstance(cache, Mapping) and cache.get('fill') is True:
+            return 'note', 'answers will be stored there; those that are read, in later epochs and runs, cost no FLOPs.'
+        return 'warning', _from(str(error), where)
+    except (ValueError, TypeError, OSError) as error:
+        return 'error', _from(str(error), where)
+    return 'note', (
+        f'{store.samples:,} answers ({store.format.describe()}) are stored there, {store.bytes:,} bytes; those that '
+        'are read cost no FLOPs, and the figures here count as if none were.'
+    )
 
 
 def _from(told: str, where: str) -> str:

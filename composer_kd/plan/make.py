@@ -216,6 +216,12 @@ def _shapes(source: Source) -> str:
 
 
 def _model(built: Built, train: Source, settings: dict[str, Any]) -> Model:
+    if built.stored is not None:  # nothing of it is in memory, and nothing runs
+        return Model(
+            name=built.name, origin=built.origin, model=built.said, parameters=0, bytes=0, outputs=built.outputs,
+            forward_flops_per_sample=0.0, stored_bytes=None if built.missing or built.note else built.stored,
+            note=built.note,
+        )
     if built.model is None:
         return Model(name=built.name, origin=built.origin, model=built.said, note=built.note or 'not known here')
     flops, note = None, f'as {built.made_by} would make it' if built.made_by else built.note

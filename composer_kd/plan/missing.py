@@ -28,6 +28,9 @@ def of_teachers(recipe: Recipe, teachers: Sequence[Built], outputs: int | None) 
             yield problem('warning', where, teacher.missing + made_by)
         elif teacher.note:
             yield problem('note', where, f'{teacher.origin} is {teacher.note}; it is fetched when training starts.')
+        if teacher.kept is not None:
+            level, told = teacher.kept
+            yield problem(level, f'{where}.cache', told)
         if None not in (outputs, teacher.outputs) and outputs != teacher.outputs:
             yield problem(
                 'error', where,

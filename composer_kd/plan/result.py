@@ -80,6 +80,9 @@ class Model(_Part):
     bytes: int | None = Field(default=None, description='Of parameters and buffers.')
     outputs: int | None = Field(default=None, description='Classes or words; null where the model does not say.')
     forward_flops_per_sample: float | None = Field(default=None, description='Of one forward; null where not counted.')
+    stored_bytes: int | None = Field(
+        default=None, description="Of stored answers on disk, which a teacher may consist of; null of a model's own.",
+    )
     note: str = Field(default='', description='What else there is to say, as why something is not known.')
 
 

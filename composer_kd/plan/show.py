@@ -127,7 +127,8 @@ def _models(console: Console, plan: Plan) -> None:
     for model in (plan.student, *plan.teachers):
         same = model.model == plan.student.model
         known = ('' if model is plan.student else "the student's architecture") if same else model.model
-        told = '; '.join(filter(None, (model.origin, known, model.note)))
+        stored = None if model.stored_bytes is None else f'{_bytes(model.stored_bytes)} on disk'
+        told = '; '.join(filter(None, (model.origin, known, stored, model.note)))
         table.add_row(
             f' {escape(model.name)}', _whole(model.parameters), _whole(model.outputs),
             short(model.forward_flops_per_sample, 'FLOP'), escape(told),

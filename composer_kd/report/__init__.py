@@ -33,8 +33,9 @@ from composer_kd.report.search import Chain, MeanBest, SearchStep, chains, mean_
 from composer_kd.report.search_gain import SearchGain, search_gain
 from composer_kd.report.sequence import SequenceGain, SequenceResult, StepResult, sequence
 from composer_kd.report.speedup import SpeedUp, speedup
+from composer_kd.report.stored import StoredCost, stored_costs
 from composer_kd.report.tables import cost_table, quality_table, speedup_at_table, speedup_table
-from composer_kd.report.tables_costs import break_even_table, cut_table, overhead_table, pareto_table
+from composer_kd.report.tables_costs import break_even_table, cut_table, overhead_table, pareto_table, stored_table
 from composer_kd.report.tables_studies import best_runs_table, search_table, sequence_gain_table, sequence_table
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     'SequenceResult',
     'SpeedUp',
     'StepResult',
+    'StoredCost',
     'TeachersCost',
     'Verdict',
     'at_median_price',
@@ -109,6 +111,8 @@ __all__ = [
     'speedup_at_table',
     'speedup_table',
     'split',
+    'stored_costs',
+    'stored_table',
     'teachers_cost',
     'to_text',
     'unmet',

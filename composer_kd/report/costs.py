@@ -63,7 +63,8 @@ def at_median_price(rows: Iterable[Row]) -> list[Row]:
     On a machine that others use too, the time of a single run says more about the others than about the run; what a
     batch of a method costs is the same in all its runs. Runs without a teacher that compute the same (as many FLOPs a
     batch) have one price, whatever they are called: earlier runs have that of the baseline. Only for methods whose
-    share of batches with distillation does not depend on the duration, as with windows in ``dur`` and intervals.
+    share of batches with distillation does not depend on the duration, as with windows in ``dur`` and intervals. Runs
+    with stored answers are left as they are: one that stores them costs more than those that read them.
 
     The price of a batch as it was recorded stays in ``costs['seconds_per_batch']``, for resampling: the median is not
     known exactly either.
@@ -77,11 +78,11 @@ def at_median_price(rows: Iterable[Row]) -> list[Row]:
     rows = list(rows)
     prices: dict[str, list[float]] = {}
     for row in rows:
-        if row.costs['batches'] > 0:
+        if row.costs['batches'] > 0 and not row.stores:
             prices.setdefault(_kind(row), []).append(row.costs['train_seconds'] / row.costs['batches'])
     found = []
     for row in rows:
-        if row.costs['batches'] > 0:
+        if row.costs['batches'] > 0 and not row.stores:
             seconds = row.costs['batches'] * median(prices[_kind(row)])
             steady = {
                 'train_seconds': seconds, 'gpu_hours': seconds / 3600 * max(row.gpu_count, 1),

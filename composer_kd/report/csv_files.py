@@ -54,7 +54,8 @@ def write_runs(rows: Sequence[Row], path: str | os.PathLike[str]) -> Path:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow([
             'folder', 'run', 'method', 'role', 'state', 'duration', 'seed', 'replicate', 'index', 'teachers', *costs,
-            'kd_seconds', 'teacher_seconds', 'loss_seconds', 'data_seconds', 'active_share', *metrics, *params,
+            'kd_seconds', 'teacher_seconds', 'loss_seconds', 'data_seconds', 'active_share',
+            'asked', 'stored', 'store_seconds', *metrics, *params,
         ])
         for row in rows:
             writer.writerow([
@@ -62,6 +63,7 @@ def write_runs(rows: Sequence[Row], path: str | os.PathLike[str]) -> Path:
                 _cell(row.index), ' '.join([*(teacher.name for teacher in row.teachers), *row.other_teachers]),
                 *(_cell(row.costs.get(cost)) for cost in costs), _cell(row.kd_seconds), _cell(row.teacher_seconds),
                 _cell(row.loss_seconds), _cell(row.data_seconds), _cell(row.active_share),
+                row.asked, row.stored, _cell(row.store_seconds),
                 *(_cell(row.quality.get(metric)) for metric in metrics),
                 *(_cell(row.params.get(key)) for key in params),
             ])

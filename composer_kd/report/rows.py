@@ -21,7 +21,7 @@ _ENDED: dict[str, State] = {'pruned': 'pruned', 'failed': 'failed'}
 EARLIER = 'earlier run'
 """The method of runs that were made to teach others; they are no curve of their own."""
 
-_NO_RUNS = ('checkpoint:', 'torchvision:', 'module:')
+_NO_RUNS = ('checkpoint:', 'torchvision:', 'module:', 'cache:')
 
 # So many last parts of two paths are the same if one is a copy of the other: STUDY/runs/KEY.
 _SAME = 3
@@ -42,7 +42,8 @@ class Row:
         seed: Its seed; -1 without one.
         finished: Whether it reached that duration.
         quality: Values at the end of training by ``label/metric``; empty if the end was not evaluated.
-        costs: Cost by name, see ``report.costs.COSTS``; NaN where the run did not record it.
+        costs: Cost by name, see ``report.costs.COSTS``; NaN where the run did not record it. Training time holds what
+            it took to open and finish stores of answers, before the first batch and after the last.
         kd_seconds: Seconds spent on distillation; 0 without it.
         active_share: Share of the batches on which distillation was on; 0 without it.
         step_overhead: Time spent on KD / time of the same steps without it, as the algorithm measured it.
@@ -59,6 +60,10 @@ class Row:
         state: ``pruned`` or ``failed`` where the tag ``ended`` of a study says so, else after ``finished``.
         teachers: Run folders of the teachers it was given.
         other_teachers: Teachers that are no runs: ``torchvision:resnet50``, ``checkpoint:s3://...``.
+        asked: Samples of which its teachers were asked.
+        stored: Samples whose answers were read from a store instead.
+        store_seconds: Seconds spent storing answers, and opening and finishing stores.
+        stores: Bytes of its teachers' stores by path; ``None`` where not known.
         params: The tag ``params`` (JSON): the values that a search tried, by dotted key.
     """
 
@@ -86,6 +91,10 @@ class Row:
     state: State = 'unfinished'
     teachers: tuple[Path, ...] = ()
     other_teachers: tuple[str, ...] = ()
+    asked: int = 0
+    stored: int = 0
+    store_seconds: float = 0.0
+    stores: dict[str, int | None] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -118,6 +127,8 @@ class Row:
         # Records of version 1 have none.
         waited = getattr(record, 'data_seconds', None)
         teachers, others = _teachers(folder, record)
+        outside = kd.store_outside_seconds if kd else 0.0
+        seconds, stored = record.train_seconds + outside, sum(teacher.stored for teacher in record.teachers)
         return cls(
             folder=folder,
             run_name=record.run_name,
@@ -127,9 +138,9 @@ class Row:
             finished=finished,
             quality=quality,
             costs={
-                'train_seconds': record.train_seconds,
+                'train_seconds': seconds,
                 'wall_seconds': record.wall_seconds,
-                'gpu_hours': record.train_seconds / 3600 * max(record.hardware.gpu_count, 1),
+                'gpu_hours': seconds / 3600 * max(record.hardware.gpu_count, 1),
                 'flops': math.nan if record.flops.total is None else record.flops.total,
                 'samples': float(record.samples),
                 'batches': float(record.batches),
@@ -150,6 +161,10 @@ class Row:
             state=_ENDED.get(tags.get('ended', ''), 'finished' if finished else 'unfinished'),
             teachers=teachers,
             other_teachers=others,
+            asked=max(0, sum(teacher.samples for teacher in record.teachers) - stored),
+            stored=stored,
+            store_seconds=(kd.store_seconds if kd else 0.0) + outside,
+            stores={teacher.store: teacher.store_bytes for teacher in record.teachers if teacher.store is not None},
             params=_params(tags.get('params')),
         )
 
@@ -232,9 +247,10 @@ def _from_recipe(folder: Path) -> list[str]:
         given = recipe['algorithms']['distillation']['teachers']
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return []
-    kinds = ('run', 'checkpoint', 'torchvision')
+    kinds = ('run', 'checkpoint', 'torchvision', 'cache')
     items = [item for item in (given if isinstance(given, list) else [given]) if isinstance(item, dict)]
-    return [f'{kind}:{item[kind]}' for item in items for kind in kinds if kind in item]
+    # a teacher with a store beside it is no less a run
+    return [next(f'{kind}:{item[kind]}' for kind in kinds if kind in item) for item in items if {*kinds} & {*item}]
 
 
 def _found(teacher: Path, folder: Path) -> Path:

@@ -28,8 +28,9 @@ from composer_kd.report.search import chains, mean_best
 from composer_kd.report.search_gain import search_gain
 from composer_kd.report.sequence import sequence
 from composer_kd.report.speedup import SpeedUp, speedup
+from composer_kd.report.stored import live_method, stored_costs, stored_headline
 from composer_kd.report.tables import cost_table, quality_table, speedup_at_table, speedup_table
-from composer_kd.report.tables_costs import break_even_table, cut_table, overhead_table, pareto_table
+from composer_kd.report.tables_costs import break_even_table, cut_table, overhead_table, pareto_table, stored_table
 from composer_kd.report.tables_studies import best_runs_table, search_table, sequence_gain_table, sequence_table
 
 # Qualities at which the plot of the speed-up is drawn.
@@ -99,6 +100,7 @@ def find(priced: Priced, asked: Asked) -> Findings:
     for kind, numbers in by_kind.items():
         part = Priced([priced.raw[n] for n in numbers], [priced.rows[n] for n in numbers], priced.everyone)
         kinds.get(kind, _comparison)(part, asked, found)
+        _stored(part.rows, asked, found)
     if not by_kind:
         found.headline.append('Nothing to report yet: only earlier runs, which others are to learn from, are there.')
     found.notes += _general_notes(asked, by_kind)
@@ -201,6 +203,17 @@ def _overhead(rows: Sequence[Row], asked: Asked, found: Findings) -> None:
     if not any(row.index is not None and row.kind in ('search', 'sequence') for row in rows):
         tables.append(cost_table(rows, asked.baseline))
     found.sections.append(Section('Overhead of distillation', [plot] if plot is not None else [], tables))
+
+
+def _stored(rows: Sequence[Row], asked: Asked, found: Findings) -> None:
+    if not any(row.stores for row in rows):
+        return
+    live = live_method(rows, asked.reference)
+    costs = stored_costs(rows, asked.baseline, live, asked.cost)
+    found.headline += stored_headline(costs, asked.baseline, live, asked.cost)
+    found.sections.append(Section(
+        'Stored answers', [], [stored_table(costs, asked.baseline, live, asked.cost, asked.cost_label)],
+    ))
 
 
 def _search(priced: Priced, asked: Asked, found: Findings) -> None:

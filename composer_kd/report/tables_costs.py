@@ -1,4 +1,4 @@
-"""Tables of costs: the Pareto front, charged teachers, where overhead goes, and how much of it is cut."""
+"""Tables of costs: the Pareto front, charged teachers, overhead and how much of it is cut, stored answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from composer_kd.report.costs import COSTS
 from composer_kd.report.overhead import Cut, OverheadSplit
 from composer_kd.report.pareto import ParetoPoint
 from composer_kd.report.plain import Cell, Number, PlainTable, cost_number, estimate_number, plain_number, remarks
+from composer_kd.report.stored import StoredCost
 
 
 def pareto_table(
@@ -146,4 +147,46 @@ def cut_table(
             f'{baseline}. Quality: at equal duration, paired over seeds.',
             *remarks(reasons),
         ), 'overhead-cut',
+    )
+
+
+def stored_table(
+    costs: Sequence[StoredCost], baseline: str | None, reference: str | None, cost: str = 'train_seconds',
+    cost_label: str = '', level: float = 0.9,
+) -> PlainTable:
+    """What all runs of each method cost together, and what stored answers have to do with it: a row for each.
+
+    Args:
+        costs: From :func:`composer_kd.report.stored_costs`.
+        baseline: The method without teachers.
+        reference: The method with live teachers.
+        cost: A name in ``report.costs.COSTS``.
+        cost_label: Name of the cost in words; empty for that in ``COSTS``.
+        level: Level of the intervals.
+    """
+    rows: list[tuple[Cell, ...]] = [
+        (
+            one.method, cost_number(one.total), estimate_number(one.to_baseline, between='\n'),
+            estimate_number(one.to_reference, between='\n'), Number(one.asked, f'{one.asked:,}'),
+            plain_number(one.share, 1, percent=True),
+            Number(one.size, '-' if not one.stored else 'unknown' if one.size is None else f'{one.size / 1e6:.3g} MB'),
+            Number(one.seconds, f'{one.seconds:.3g} s' if one.stored else '-'),
+        )
+        for one in costs
+    ]
+    return PlainTable(
+        f'All runs together, with live and with stored teachers, with {100 * level:.0f} % interval:\n'
+        f'{cost_label or COSTS.get(cost, cost)}',
+        (
+            'method', 'total, mean of\nreplicates', f"ratio to\n{baseline or 'no baseline'}",
+            f"ratio to\n{reference or 'live teachers'}", 'samples\nasked', 'answers\nread', 'stores\non disk',
+            'spent\non stores',
+        ),
+        tuple(rows),
+        (
+            'Total: every run of a replicate, those too that wrote the stores; where replicates have a teacher in '
+            'common, the first of them wrote for all. Asked: samples of which teachers were asked, in all runs. Spent: '
+            'storing, opening and finishing stores, in all runs; every cost that is a time holds it, and reading too.',
+            *remarks((one.method, one.why) for one in costs),
+        ), 'stored-answers',
     )

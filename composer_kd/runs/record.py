@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from composer_kd.names import is_text
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the record that this package writes; it reads this one and older ones. 2 added ``data_seconds``, 3
-``kd.skipped_rows``.
+``kd.skipped_rows``, 4 what is said of stored answers.
 """
 
 
@@ -47,6 +47,16 @@ class Distilled(_Part):
     skipped_rows: int = Field(
         default=0, description='Samples or tokens left out of KD as not finite, over all ranks (on_nonfinite: skip).',
     )
+    store_seconds: float = Field(
+        default=0.0,
+        description='Seconds between batches spent storing answers and looking for new ones; in train_seconds (but for '
+                    'those after the last batch), not in kd_seconds. Reading is part of loading data.',
+    )
+    store_outside_seconds: float = Field(
+        default=0.0,
+        description='Seconds spent opening stores before the first batch and finishing them after the last; not in '
+                    'train_seconds.',
+    )
 
 
 class Flops(_Part):
@@ -59,7 +69,7 @@ class Flops(_Part):
         default_factory=dict, description='One forward pass of each teacher on one sample, by name.',
     )
     total: float | None = Field(
-        default=None, description='The run so far: 3 student forwards a sample, 1 of a teacher a sample it saw.',
+        default=None, description='The run so far: 3 student forwards a sample, 1 of a teacher a sample it saw itself.',
     )
     method: str = Field(default='', description='How it was counted, what is left out, and why if it could not be.')
 
@@ -73,6 +83,11 @@ class TeacherUse(_Part):
     weight: float = Field(default=1.0, description='Its weight in the pool.')
     batches: int = Field(default=0, description='Batches on which it was asked.')
     samples: int = Field(default=0, description='Samples it was asked about, over all ranks.')
+    stored: int = Field(default=0, description='Of these, samples whose answers were read from its store.')
+    store: str | None = Field(default=None, description='Path of its store; null without one.')
+    store_bytes: int | None = Field(
+        default=None, description='What the store took on this machine when training began, or ended; null elsewhere.',
+    )
 
     @field_validator('origin')
     @classmethod

@@ -117,6 +117,7 @@ class Keeper:
     ) -> None:
         self.where, self.path, self.store, self.form, self.fill = where, path, store, form, fill
         self.read = self.asked = 0
+        self.bytes: int | None = None
         self._teacher, self._writer = dict(teacher), None
         self._part: PartWriter | None = None
         self._since = 0.0
@@ -159,6 +160,11 @@ class Keeper:
                 f"{self.where}: the answers in '{self.path}' were given to other inputs than this training has: "
                 f"{'; '.join(found)}. Set what they were made with, or write a store for this training.",
             )
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Note in ``bytes`` what the store takes on this machine: not looked up often, as its files may be many."""
+        self.bytes = self.store.bytes if self.store is not None and self.store.remote is None else None
 
     def check_all_there(self, loader: SampleLoader, batches: Sequence[int], per_epoch: int) -> None:
         """See that there is an answer to every sample that some batches, ascending, of a training ask for.

@@ -67,6 +67,10 @@ class Stores:
         """
         self._keepers, self._live, self._anywhere = dict(keepers), frozenset(live), anywhere
 
+    def read(self) -> dict[int, int]:
+        """How many samples' answers were read so far, by the teachers' indices."""
+        return {index: keeper.read for index, keeper in self._keepers.items()}
+
     @property
     def filling(self) -> bool:
         """Whether answers are written down."""
@@ -169,6 +173,7 @@ class Stores:
         """Finish what is being written."""
         for keeper in self._keepers.values():
             keeper.close()
+            keeper.weigh()
 
     def release(self) -> None:
         """Read no more."""

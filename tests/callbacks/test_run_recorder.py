@@ -22,7 +22,7 @@ def test_record_of_a_finished_run(tmp_path):
     recorder = RunRecorder(tmp_path, recipe_digest='d' * 64, seed=5, tags={'method': 'baseline'})
     fit(recorder=recorder, run_name='tiny')
     record = RunFolder(tmp_path).read_record()
-    assert (record.version, record.status, record.run_name, record.seed) == (3, 'finished', 'tiny', 5)
+    assert (record.version, record.status, record.run_name, record.seed) == (4, 'finished', 'tiny', 5)
     assert record.tags == {'method': 'baseline'}
     assert record.recipe_digest == 'd' * 64
     assert (record.batches, record.epochs, record.samples) == (8, 2, 64)

@@ -31,6 +31,13 @@ POLICIES = ('latest', 'best', 'random', 'all', 'top')
 _COUNTED = ('latest', 'random', 'top')
 
 
+def _format(value: Any) -> str | dict[str, Any]:
+    named = value.get('name') if isinstance(value, Mapping) else value
+    if not isinstance(named, str):
+        raise ValueError(f'expected the name of a format, or a mapping with a name, got {value!r}.')
+    return value if isinstance(value, str) else dict(value)
+
+
 class TeacherPolicy(Strict):
     """Which finished runs teach a run.
 
@@ -77,6 +84,27 @@ class TeacherPolicy(Strict):
         return self
 
 
+class Stored(Strict):
+    """That the answers of a method's teachers are stored, for later runs of the method that have the same teacher.
+
+    Attributes:
+        format: How they are written, as in the ``cache`` of a teacher; default: its own.
+
+    Example:
+        >>> Stored.model_validate(True).format, Stored.model_validate({'format': {'name': 'top_k', 'k': 8}}).format
+        (None, {'name': 'top_k', 'k': 8})
+    """
+
+    format: Annotated[str | dict[str, Any] | None, PlainValidator(_format)] = None
+
+    @model_validator(mode='before')
+    @classmethod
+    def _short(cls, data: Any) -> Any:
+        if data is not True and not isinstance(data, Mapping):
+            raise ValueError(f'expected true or {{format: ...}}, got {data!r}.')
+        return {} if data is True else data
+
+
 class Method(Strict):
     """One way of making the study's runs, compared with the others.
 
@@ -85,6 +113,7 @@ class Method(Strict):
         set: Dotted recipe key to value, the study's own under it.
         teachers: Which finished runs teach; ``None`` for none.
         distillation: Settings of :class:`composer_kd.Distillation`, over those of the recipe.
+        cache: How its teachers' answers are stored; ``None``: they are asked anew by every run.
     """
 
     null_says: ClassVar[frozenset[str]] = frozenset({'teachers'})
@@ -93,6 +122,7 @@ class Method(Strict):
     set: Set = Field(default_factory=dict)
     teachers: TeacherPolicy | None = None
     distillation: dict[str, Any] = Field(default_factory=dict)
+    cache: Stored | None = None
 
     @model_validator(mode='before')
     @classmethod

@@ -16,7 +16,19 @@ from composer_kd.recipes.layers import override, read_layers, resolve
 from composer_kd.runs.study import StudyNote, lower_is_better
 from composer_kd.studies.file.checks import check_together
 from composer_kd.studies.file.dotted import override_dotted
-from composer_kd.studies.file.fields import CountOrZero, Folder, Metric, Name, Seeds, Set, Strict, Text, choice, over
+from composer_kd.studies.file.fields import (
+    CountOrZero,
+    Folder,
+    Metric,
+    Name,
+    Seeds,
+    Set,
+    Strict,
+    Text,
+    choice,
+    over,
+    slug,
+)
 from composer_kd.studies.file.parts import (
     Comparison,
     Earlier,
@@ -24,15 +36,17 @@ from composer_kd.studies.file.parts import (
     Range,
     Search,
     Shown,
+    Stored,
     TeacherPolicy,
     Where,
     check_distillation,
 )
 from composer_kd.studies.file.parts import Sequence as Steps
+from composer_kd.studies.file.stored import check_stored
 
 __all__ = [
-    'Comparison', 'Earlier', 'Method', 'Range', 'Search', 'Shown', 'Steps', 'StudySpec', 'TeacherPolicy', 'Where',
-    'load_study', 'parse_study', 'snake_case',
+    'Comparison', 'Earlier', 'Method', 'Range', 'Search', 'Shown', 'Steps', 'Stored', 'StudySpec', 'TeacherPolicy',
+    'Where', 'load_study', 'parse_study', 'snake_case',
 ]
 
 _WITHOUT_EFFECT = ('run_name', 'run_folder', 'description', 'tags', 'overwrite', 'progress_bar', 'log_to_console')
@@ -124,12 +138,18 @@ class StudySpec(Strict):
                 f".methods.{name}.distillation: there is nobody to learn from; say which runs teach under teachers, or "
                 'leave it out (a recipe that brings its own teachers keeps its distillation).',
             )
+        if teachers is None and said.cache is not None:
+            raise ValueError(
+                f".methods.{name}.cache: there is nobody whose answers could be stored; say which runs teach under "
+                'teachers, or leave it out.',
+            )
         own = 'distillation' in said.model_fields_set
         return Method.model_construct(
             recipe=os.path.normpath(beside / recipe),
             set=over(self.set, said.set),
             teachers=teachers,
             distillation={} if teachers is None else said.distillation if own else self.distillation,
+            cache=said.cache,
         )
 
     @property
@@ -155,6 +175,10 @@ class StudySpec(Strict):
         """The folder of the run folders."""
         return self.folder / 'runs'
 
+    def answers_folder(self, method: str) -> Path:
+        """The folder of the stored answers of a method's teachers, each in one of its own."""
+        return self.folder / 'answers' / slug(method)
+
     @property
     def storage_url(self) -> str:
         """URL of the database."""
@@ -178,7 +202,7 @@ class StudySpec(Strict):
         """
         methods = {}
         for name, method in self.methods.items():
-            said = method.model_dump(exclude={'recipe'})
+            said = method.model_dump(exclude={'recipe'} if method.cache is not None else {'recipe', 'cache'})
             methods[name] = {**said, 'recipe': self._recipes.get(method.recipe, method.recipe)}
         parts: dict[str, Any] = {
             'name': self.name, 'kind': self.kind, 'metric': self.metric, 'higher_is_better': self.is_higher_better,
@@ -221,6 +245,7 @@ def parse_study(said: dict[str, Any], beside: str | os.PathLike[str] = '.') -> S
                 )
             content = read_layers(method.recipe)
             spec._recipes[method.recipe] = {k: v for k, v in content.items() if k not in _WITHOUT_EFFECT}
+    check_stored(spec, spec._recipes)
     return spec
 
 

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from composer_kd.studies.file.checks import EARLIER
 from composer_kd.studies.file.fields import over, slug
-from composer_kd.studies.file.parts import Earlier, Search, TeacherPolicy
+from composer_kd.studies.file.parts import Earlier, Search, Stored, TeacherPolicy
 from composer_kd.studies.file.schema import StudySpec
 from composer_kd.studies.file.space import points
 
@@ -69,6 +69,7 @@ class Planned:
         chain: The search or sequence that it belongs to, as the beginning of its keys; empty outside.
         teachers: Which runs teach it; ``None`` for none.
         distillation: Settings of Distillation.
+        cache: How its teachers' answers are stored; ``None`` if they are not.
         pool: Keys of the runs of this study that may teach it, oldest first.
         waits: Keys of runs that must be over before it starts.
         needs_teacher: Whether it is not made where no run may teach it; else it is made without distillation.
@@ -86,6 +87,7 @@ class Planned:
     chain: str = ''
     teachers: TeacherPolicy | None = None
     distillation: dict[str, Any] = field(default_factory=dict)
+    cache: Stored | None = None
     pool: Sequence[str] = ()
     waits: tuple[str, ...] = ()
     needs_teacher: bool = False
@@ -139,7 +141,7 @@ def _compared(spec: StudySpec) -> Iterator[Planned]:
                     key=f'{slug(name)}-{duration}-seed{seed}', method=name, seed=seed, run_seed=seed, index=0,
                     recipe=method.recipe, set=over(method.set, {'max_duration': duration}),
                     params={'method': name, 'max_duration': duration, 'seed': seed},
-                    teachers=teachers, distillation=method.distillation,
+                    teachers=teachers, distillation=method.distillation, cache=method.cache,
                     pool=pool if teachers else (), waits=pool if teachers else (), needs_teacher=teachers is not None,
                     tags=_tags(spec, name, seed, 0),
                 )
@@ -172,7 +174,7 @@ def _chained(spec: StudySpec) -> Iterator[Planned]:
                 key=before.key(index), method=name, seed=seed, run_seed=1000 * seed + index, index=index,
                 recipe=method.recipe, set=dict(method.set) if steps is None else over(method.set, steps[index]),
                 params={} if steps is None else {'method': name, 'seed': seed, 'step': index},
-                chain=chain, teachers=method.teachers, distillation=method.distillation, pool=pool,
+                chain=chain, teachers=method.teachers, distillation=method.distillation, cache=method.cache, pool=pool,
                 # The second run of a search waits for a teacher; those after it take who is ready.
                 waits=tuple(pool) if steps is not None else tuple(pool[:1]),
                 tags=_tags(spec, name, seed, index, **({} if steps is None else {'step': str(index)})),

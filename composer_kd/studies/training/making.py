@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
 from typing import Any
 
 from composer_kd.names import nearest
 from composer_kd.recipes import Recipe, check_recipe, parse_recipe
 from composer_kd.recipes.layers import place, read_layers, resolve
 from composer_kd.recipes.parts import ALGORITHMS, Parts, construct
-from composer_kd.studies.work.jobs import Job
+from composer_kd.studies.work.jobs import Answers, Job
+from composer_kd.teachers.stores import CHANGE_INPUTS
 
 
 def make_recipe(job: Job) -> Recipe:
@@ -30,9 +33,24 @@ def make_recipe(job: Job) -> Recipe:
         own = algorithms.pop('distillation', None) or {}
         said['algorithms'] = algorithms
         if job.teachers:
-            settings = {**own, **job.distillation, 'teachers': [{'run': folder} for folder in job.teachers]}
+            settings = {**own, **job.distillation, 'teachers': [_teacher(job, folder) for folder in job.teachers]}
             said = place(said, 'algorithms.distillation', settings)
     return parse_recipe(resolve(said, job.recipe))
+
+
+def _teacher(job: Job, folder: str) -> dict[str, Any]:
+    if job.answers is None:
+        return {'run': folder}
+    name = os.path.basename(os.path.normpath(folder))
+    if os.path.dirname(os.path.abspath(folder)) != os.path.dirname(os.path.abspath(job.run_folder)):
+        # runs from elsewhere may have the same names
+        name += f'-{hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:8]}'
+    return {'run': folder, 'cache': _cache(job.answers, name)}
+
+
+def _cache(answers: Answers, name: str) -> dict[str, Any]:
+    said = {'path': os.path.join(answers.folder, name), 'fill': True}
+    return said if answers.format is None else {**said, 'format': answers.format}
 
 
 def check(job: Job) -> None:
@@ -52,7 +70,23 @@ def check(job: Job) -> None:
         settings.pop('teachers', None)
         # Its teachers are yet to be trained; the student itself answers as they would.
         teachers: list[Any] = [{'module': copy.deepcopy(parts.model)} for _ in range(max(1, len(job.teachers)))]
-        construct(ALGORITHMS, 'distillation', settings, 'distillation', teachers=teachers)
+        if job.answers is not None:
+            _check_answers(parts)
+            # of the name of no run, so not there yet
+            teachers = [{**said, 'cache': _cache(job.answers, f'.{i}')} for i, said in enumerate(teachers)]
+        built = construct(ALGORITHMS, 'distillation', settings, 'distillation', teachers=teachers)
+        if job.answers is not None:
+            built.check_teachers(parts.model)
+
+
+def _check_answers(parts: Parts) -> None:
+    for algorithm in parts.algorithms:
+        why = CHANGE_INPUTS.get(type(algorithm).__name__)
+        if why is not None:
+            raise ValueError(
+                f'cache: {type(algorithm).__name__} {why} after they were loaded, and stored answers are answers to '
+                'what was loaded. Leave one of them out.',
+            )
 
 
 def _check_metric(metric: str, recipe: Recipe, parts: Parts) -> None:

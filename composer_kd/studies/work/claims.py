@@ -15,7 +15,7 @@ from composer_kd.studies.rules.planned import Planned, planned_runs
 from composer_kd.studies.store.attempts import OVER, Attempt, Attempts, Outcome
 from composer_kd.studies.store.trials import Given, Trials
 from composer_kd.studies.work.alive import ORPHANED
-from composer_kd.studies.work.jobs import BUSY, PRUNED, Answer, Job, Pruned
+from composer_kd.studies.work.jobs import BUSY, PRUNED, Answer, Job, Pruned, answers_of
 from composer_kd.studies.work.pool import Pool, final_quality, read_record
 
 _OUTCOMES: dict[str, Outcome] = {'COMPLETE': 'finished', 'PRUNED': 'pruned', 'FAIL': 'failed'}
@@ -204,7 +204,7 @@ class Claims:
             recipe=planned.recipe, set=given.set, run_name=f'{self.spec.name}-{planned.key}',
             run_folder=str(self.folder(planned.key)), seed=planned.run_seed, tags=tags, metric=self.spec.metric,
             distillation=None if planned.teachers is None else planned.distillation, teachers=given.teachers,
-            pruning=pruning,
+            answers=answers_of(self.spec, planned), pruning=pruning,
         )
 
     def close(self, claim: Claim, answer: Answer) -> Ended:

@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from composer_kd.runs import write_atomically
+from composer_kd.studies.file.schema import StudySpec
+from composer_kd.studies.rules.planned import Planned
 
 STORAGE = 'COMPOSER_KD_STORAGE'
 """Environment variable with the URL of the study's database; it may hold a password, so no file has it."""
@@ -32,6 +34,20 @@ class Pruned(BaseModel):
     pruner: Any
 
 
+class Answers(BaseModel):
+    """Where the answers of a run's teachers are stored.
+
+    Attributes:
+        folder: Of the stores, one for each teacher by the name of its run.
+        format: How they are written; ``None`` for the default.
+    """
+
+    model_config = ConfigDict(extra='forbid')
+
+    folder: str
+    format: Any = None
+
+
 class Job(BaseModel):
     """One run.
 
@@ -45,6 +61,7 @@ class Job(BaseModel):
         metric: The quality, ``evaluator/metric``.
         distillation: Settings of Distillation over those of the recipe; ``None``: the recipe's own, if it has any.
         teachers: Folders of the runs that teach it. Without any, distillation is left out.
+        answers: Where their answers are stored and read; ``None``: nowhere.
         pruning: Where to ask for pruning; ``None``: it goes on to its end.
     """
 
@@ -59,6 +76,7 @@ class Job(BaseModel):
     metric: str
     distillation: dict[str, Any] | None = None
     teachers: list[str] = []
+    answers: Answers | None = None
     pruning: Pruned | None = None
 
     def write(self, path: Path) -> Path:
@@ -88,3 +106,10 @@ class Answer(BaseModel):
 def answer_path(job: Path) -> Path:
     """Where a run under the launcher leaves its answer, if it has one to give."""
     return job.with_suffix('.answer.json')
+
+
+def answers_of(spec: StudySpec, planned: Planned) -> Answers | None:
+    """Where the answers of a run's teachers are stored; ``None`` if they are not."""
+    if planned.cache is None:
+        return None
+    return Answers(folder=str(spec.answers_folder(planned.method)), format=planned.cache.format)

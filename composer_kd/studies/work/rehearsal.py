@@ -11,7 +11,7 @@ from composer_kd.runs import digest
 from composer_kd.studies.file.schema import StudySpec
 from composer_kd.studies.rules.planned import Planned, planned_runs
 from composer_kd.studies.store.trials import distributions
-from composer_kd.studies.work.jobs import REFUSED, Job
+from composer_kd.studies.work.jobs import REFUSED, Job, answers_of
 from composer_kd.studies.work.pool import elsewhere
 from composer_kd.studies.work.slots import ProcessSlot
 
@@ -54,7 +54,7 @@ def kinds(spec: StudySpec) -> Iterator[tuple[str, Job]]:
                 recipe=planned.recipe, set={**planned.set, **suggested}, run_name='rehearsal', seed=0,
                 run_folder=str(spec.runs_folder / planned.key), tags={}, metric=spec.metric,
                 distillation=None if planned.teachers is None else planned.distillation,
-                teachers=['-'] * _teachers(planned),
+                teachers=['-'] * _teachers(planned), answers=answers_of(spec, planned),
             )
             kind = digest(job.model_dump(exclude={'run_folder'}))
             if kind not in seen:
