@@ -118,12 +118,11 @@ class Keeper:
         self.where, self.path, self.store, self.form, self.fill = where, path, store, form, fill
         self.read = self.asked = 0
         self.bytes: int | None = None
-        self._teacher, self._writer = dict(teacher), None
+        self._teacher = dict(teacher)
         self._part: PartWriter | None = None
         self._since = 0.0
         self._pending: dict[int, tuple[int, bytes]] = {}
         self._written: set[int] = set()
-        self._rows: dict[str, Any] = {}
 
     # what a training begins with
 
@@ -138,7 +137,6 @@ class Keeper:
         Raises:
             ValueError: Naming what differs.
         """
-        self._rows = dict(rows)
         said = {} if identity is None else {'data': identity.data, 'view': identity.view}
         if self.store is None:
             # every rank that asks this teacher: with sampling by_rank they are not all, nor rank zero among them
@@ -285,5 +283,7 @@ class Keeper:
     def close(self) -> None:
         """Finish the part that is being written."""
         part, self._part = self._part, None
+        # twice in two parts does no harm, and a set of all keys of a long training would
+        self._written.clear()
         if part is not None:
             part.close()
