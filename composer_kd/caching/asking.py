@@ -22,7 +22,7 @@ from composer_kd.recipes.parts import make_parts
 from composer_kd.recipes.schema import Recipe
 from composer_kd.settings import Settings
 from composer_kd.teachers import Teacher, TeacherSpec, build_teachers, outputs_known
-from composer_kd.teachers.keeper import pack_rows, versions
+from composer_kd.teachers.packing import pack_rows, versions
 
 WHERE = 'cache'
 

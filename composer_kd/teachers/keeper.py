@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor
 from composer_kd.answers import Answer, Format, Identity, Manifest, Notes, SampleLoader, Store
 from composer_kd.answers.keys import split_key
 from composer_kd.answers.parts import PartWriter, remove_unfinished
-from composer_kd.batches import classes_last, cut, labelled
+from composer_kd.batches import cut, labelled
+from composer_kd.teachers.packing import pack_rows, versions
 from composer_kd.teachers.pieces import device_of, runs, size_of, woven
 
 log = logging.getLogger(__name__)
@@ -29,76 +30,6 @@ Ask = Callable[[Any, Tensor | None], Tensor]
 
 PART_SAMPLES, PART_SECONDS = 65_536, 300.0
 """A part is finished after so many samples, or so long: what a kill costs at most."""
-
-_DRAWS = 3
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that decide what a sample looks like and what a teacher answers."""
-    found = {}
-    for name in ('torch', 'torchvision', 'transformers', 'tokenizers', 'pillow', 'simplejpeg', 'numpy', 'composer_kd'):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def uniform_for(form: Format, key: int, rows: int) -> Any:
-    """The numbers that draw a sample's classes, ``(rows, k)``: they follow from its key, so that draws can be replayed.
-
-    Example:
-        >>> uniform_for(Format('sampled', 1000, k=4), 17, 2).shape
-        (2, 4)
-    """
-    return np.random.default_rng((_DRAWS, *split_key(key))).random((rows, form.k))
-
-
-def uniforms(form: Format, keys: list[int], counts: list[int]) -> Tensor | None:
-    """The same of several samples, one after another; ``None`` for a format that draws nothing."""
-    if form.name != 'sampled':
-        return None
-    return torch.from_numpy(np.concatenate(
-        [uniform_for(form, key, rows) for key, rows in zip(keys, counts, strict=True)] or [np.empty((0, form.k))],
-    ))
-
-
-def pack_rows(
-    form: Format, logits: Tensor, positions: Tensor | None, counted: Tensor | None, keys: list[int], where: str,
-) -> tuple[Tensor, list[int], list[bool]]:
-    """A teacher's logits as they are written down: one row a sample, or one for each of its labels that count.
-
-    Args:
-        form: How they are written.
-        logits: ``(N, C)``, ``(N, L, C)``, or ``(M, C)`` at positions.
-        positions: These.
-        counted: Which labels count, ``(N, L)``; ``None`` where they are no class numbers.
-        keys: Of the samples.
-        where: The setting, for messages.
-
-    Returns:
-        Rows ``(R, row_bytes)`` uint8 on the logits' device; how many each sample has; and whether they are finite.
-
-    Raises:
-        ValueError: For logits of tokens without class labels.
-    """
-    logits = classes_last(logits, counted)
-    if positions is None and logits.dim() == 2:
-        counts = [1] * len(logits)
-    elif counted is None:
-        raise ValueError(
-            f'{where}: answers to tokens are stored where their labels count, and this batch has no class labels for '
-            'its tokens. Take the teacher without a store.',
-        )
-    else:
-        logits = logits if positions is not None else logits[counted]
-        counts = counted.flatten(1).sum(dim=1).tolist()
-    numbers = uniforms(form, keys, counts)
-    packed = form.pack(logits, None if numbers is None else numbers.to(logits.device))
-    # -inf forbids a class, which is an answer; a row of nothing else, NaN or +inf is none
-    finite = [bool(part.all()) for part in torch.isfinite(logits.amax(dim=-1)).cpu().split(counts)]
-    return packed, counts, finite
-
 
 class Keeper:
     """The store of one teacher in one training.
@@ -263,27 +194,40 @@ class Keeper:
         return pack_rows(self.form, ask(batch, positions), positions, counted, keys[gone].tolist(), self.where)
 
     def batch_end(self) -> None:
-        """A batch is done: write down what was asked for.
-
-        Raises:
-            OSError: If the store cannot be written.
-        """
+        """A batch is done: write down what was asked for; where that fails, the training goes on without."""
         fresh = {key: said for key, said in self._pending.items() if key not in self._written}
         self._pending = {}
         if not fresh:
             return
-        if self._part is None:
-            self._part, self._since = PartWriter(Path(self.path)), time.monotonic()
-        for key, (fingerprint, payload) in fresh.items():
-            self._part.write(key, fingerprint & (2**64 - 1), payload)
-        self._written.update(fresh)
-        if len(self._part) >= PART_SAMPLES or time.monotonic() - self._since >= PART_SECONDS:
-            self.close()
+        with self._or_give_up():
+            if self._part is None:
+                self._part, self._since = PartWriter(Path(self.path)), time.monotonic()
+            for key, (fingerprint, payload) in fresh.items():
+                self._part.write(key, fingerprint & (2**64 - 1), payload)
+            self._written.update(fresh)
+            if len(self._part) >= PART_SAMPLES or time.monotonic() - self._since >= PART_SECONDS:
+                self.close()
 
     def close(self) -> None:
         """Finish the part that is being written."""
-        part, self._part = self._part, None
         # twice in two parts does no harm, and a set of all keys of a long training would
         self._written.clear()
-        if part is not None:
-            part.close()
+        with self._or_give_up():
+            if self._part is not None:
+                self._part.close()
+                self._part = None
+
+    @contextmanager
+    def _or_give_up(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            part, self._part, self.fill = self._part, None, False
+            lost = 0 if part is None else len(part)
+            if part is not None:
+                part.drop()
+            log.warning(
+                "%s: '%s' cannot be written (%s): the last %d answers are lost, and no more are stored. The training "
+                'goes on; make room there, and the next run stores what is missing.', self.where, self.path, error,
+                lost,
+            )

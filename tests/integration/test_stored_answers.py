@@ -244,3 +244,11 @@ def test_no_random_number_of_the_training_moves(filled):
     for workers in (0, 2):
         want = trained(live(), spec=data(num_workers=workers), model=model())
         assert same(trained(stored(filled[0]), spec=data(num_workers=workers), model=model()), want), workers
+
+
+def test_a_store_that_cannot_be_written_does_not_stop_the_training(filled, tmp_path, caplog):
+    (tmp_path / 'parts').write_text('in the way')
+    fit = train(live(tmp_path))
+    assert 'cannot be written' in caplog.text
+    assert 'The training goes on' in caplog.text
+    assert same(weights(fit), filled[1])
