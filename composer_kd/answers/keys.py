@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,14 @@ def _tensors(batch: Any) -> list[Tensor]:
     return []
 
 
-def check_of(payload: bytes | memoryview, key: int, fingerprint: int) -> int:
-    """32 bits that bind an answer's bytes to the sample and to what it looked like."""
-    bound = xxhash.xxh3_64_intdigest(payload, (int(fingerprint) ^ (key * 0x9E3779B97F4A7C15)) & (2**64 - 1))
-    return bound & 0xFFFFFFFF
+def check_of(payload: bytes | memoryview, key: int, fingerprint: int, store: str) -> int:
+    """32 bits that bind an answer's bytes to the sample, to what it looked like, and to whose answers they are.
+
+    Args:
+        payload: The answer.
+        key: The sample's.
+        fingerprint: Of what it looked like.
+        store: :attr:`composer_kd.answers.Manifest.identity`, hexadecimal.
+    """
+    bound = struct.pack('<QQQ', key, int(fingerprint), int(store, 16))
+    return _HASH(b''.join((payload, bound))) & 0xFFFFFFFF

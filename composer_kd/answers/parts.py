@@ -88,7 +88,7 @@ class PartWriter:
 
     def write(self, key: int, fingerprint: int, payload: bytes) -> None:
         """Add an answer."""
-        check = check_of(payload, key, fingerprint).to_bytes(4, 'little')
+        check = check_of(payload, key, fingerprint, self._of).to_bytes(4, 'little')
         self._writer.write({COLUMN: check + payload})
         self._keys.append(key)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,6 +99,7 @@ class Store:
     ) -> None:
         self.manifest, self.folder, self.where, self.remote = manifest, folder, where, remote
         self.format = manifest.format
+        self._check = partial(check_of, store=manifest.identity)
         self._shards: _Shards
         if remote is not None:
             if not manifest.complete:
@@ -185,7 +187,7 @@ class Store:
         """
         raw = bytes(self._shards.sample(row))
         payload = raw[_CHECK:]
-        if len(raw) >= _CHECK and int.from_bytes(raw[:_CHECK], 'little') == check_of(payload, key, fingerprint):
+        if len(raw) >= _CHECK and int.from_bytes(raw[:_CHECK], 'little') == self._check(payload, key, fingerprint):
             return payload
         view, index = split_key(key)
         damaged = self._shards.hashed(row)

@@ -65,10 +65,13 @@ def with_format(digest: str, form: Format) -> str:
     return hashlib.sha256(f'{digest} {json.dumps(form.plain(), sort_keys=True)}'.encode()).hexdigest()
 
 
-def _local_for(path: str) -> str:
-    """Where a store from elsewhere is fetched to: the same for all processes of this machine and user."""
-    name = hashlib.sha256(path.encode()).hexdigest()[:16]
-    return os.path.join(tempfile.gettempdir(), f'composer_kd-answers-{os.getuid()}-{name}')
+def _local_for(said: str | None, manifest: Manifest) -> Path:
+    """Where a store from elsewhere is fetched to: the same for all processes of this machine and user, and another
+    one when the store there is another, so that no shard of an earlier one is taken for its own.
+    """
+    base = Path(said or os.path.join(tempfile.gettempdir(), f'composer_kd-answers-{os.getuid()}'))
+    cost = json.dumps(dict(manifest.cost), sort_keys=True)
+    return base / f'{manifest.identity}-{hashlib.sha256(cost.encode()).hexdigest()[:8]}'
 
 
 def stored_teacher(spec: TeacherSpec, classes: int | None) -> StoredTeacher:
@@ -92,7 +95,7 @@ def stored_teacher(spec: TeacherSpec, classes: int | None) -> StoredTeacher:
         if manifest.complete:
             with fetched(f'{path}/{SEGMENTS}') as file:
                 segments = read_segments(file, where)
-        store = Store(manifest, Path(spec.cache.local or _local_for(path)), where, path, segments)
+        store = Store(manifest, _local_for(spec.cache.local, manifest), where, path, segments)
     else:
         store = Store.open(path, where)
         manifest = store.manifest

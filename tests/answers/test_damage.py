@@ -232,3 +232,30 @@ def test_keys_of_another_kind_are_not_unpickled(copy):
     found, said = read_all(copy)
     assert not found
     assert path.parent.name in said[0]
+
+
+def test_a_shard_of_the_same_size_from_another_teacher(tmp_path):
+    """Same samples, same inputs, as many bytes: nothing but the answers says that they are another's."""
+    ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
+    for folder, digest in ((ours, 'ab'), (theirs, 'cd')):
+        folder.mkdir()
+        manifest(teacher={'name': 'teacher0', 'origin': 'run:runs/a', 'digest': digest * 32}).write(folder)
+        fill(folder, FORM, INDEX, lambda view, index, digest=digest: answer(view, index + (digest == 'cd')))
+    assert read_all(ours)[0][0, 3] != read_all(theirs)[0][0, 3]
+    mine, other = (next((folder / 'parts').rglob('*.mds')) for folder in (ours, theirs))
+    assert mine.stat().st_size == other.stat().st_size
+    shutil.copy(other, mine)
+    found, said = read_all(ours)
+    assert not found
+    assert all('is damaged: its bytes are not those that were written' in one for one in said)
+    # nor where the index that knows its digest came along
+    shutil.rmtree(ours / 'parts')
+    shutil.copytree(theirs / 'parts', ours / 'parts')
+    part, = (ours / 'parts').iterdir()
+    plain = json.loads((part / 'part.json').read_text())
+    plain.pop('check')
+    plain['of'] = manifest(teacher={'name': 'teacher0', 'origin': 'run:runs/a', 'digest': 'ab' * 32}).identity
+    (part / 'part.json').write_text(json.dumps({**plain, 'check': parts.digest(plain)}))
+    found, said = read_all(ours)
+    assert not found
+    assert all('was given to another input' in one for one in said)

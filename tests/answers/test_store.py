@@ -386,5 +386,8 @@ def test_masked_positions_are_left_out_for_they_count_through_the_batch():
 
 
 def test_a_check_binds_the_answer_to_the_sample_and_the_input():
-    assert len({check_of(b'abc', 1, 2), check_of(b'abd', 1, 2), check_of(b'abc', 2, 2), check_of(b'abc', 1, 3), check_of(b'', 1, 2)}) == 5
-    assert 0 <= check_of(b'', 2**63 - 1, 2**64 - 1) < 2**32
+    told = [
+        (b'abc', 1, 2, 'a'), (b'abd', 1, 2, 'a'), (b'abc', 2, 2, 'a'), (b'abc', 1, 3, 'a'), (b'', 1, 2, 'a'), (b'abc', 1, 2, 'b'),
+    ]
+    assert len({check_of(*one) for one in told}) == 6
+    assert 0 <= check_of(b'', 2**63 - 1, 2**64 - 1, 'f' * 16) < 2**32
