@@ -43,11 +43,18 @@ KD = ('loss', 'kd_loss_weight', 'start', 'end', 'interval', 'probability', 'teac
 def train(teachers: Any, duration: str = '2ep', spec: Any = None, model: Any = None, **settings: Any) -> Any:
     """Train; the trainer, with its ``Distillation`` as ``kd``."""
     kd = Distillation(teachers, **{key: settings.pop(key) for key in KD if key in settings})
+    spec = data() if spec is None else spec
     fit = trainer(
-        [kd, *settings.pop('algorithms', [])], model=classifier(0, 10) if model is None else model,
-        data=data() if spec is None else spec, max_duration=duration, **settings,
+        [kd, *settings.pop('algorithms', [])], model=classifier(0, 10) if model is None else model, data=spec,
+        max_duration=duration, **settings,
     )
-    fit.fit()
+    try:
+        fit.fit()
+    except BaseException:
+        workers = getattr(getattr(spec, 'dataloader', spec), '_iterator', None)
+        if workers is not None:  # or they wait until the error, and all that it refers to, is let go
+            workers._shutdown_workers()
+        raise
     fit.kd = kd
     return fit
 
