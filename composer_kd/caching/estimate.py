@@ -60,6 +60,7 @@ class Estimate:
         asked: Answers that one training of the recipe asks for.
         speed: Measured; ``None`` where teacher or data are not here.
         why: Then, what is missing.
+        note: Then, where the number of samples comes from.
     """
 
     form: Format
@@ -70,6 +71,7 @@ class Estimate:
     asked: int
     speed: Speed | None
     why: str = ''
+    note: str = ''
 
     @property
     def bytes(self) -> float:
@@ -214,7 +216,7 @@ def estimate_size(recipe: Recipe, form: Any, views: int | None, only_asked: bool
     heat = None if settings is None else settings.fixed_temperature
     return Estimate(
         Format.read(form, classes, heat, '--format'), rows, samples, count, stored,
-        _asked_for(batches, 1.0, recipe, per_epoch), None, why,
+        _asked_for(batches, 1.0, recipe, per_epoch), None, why, source.data.note,
     )
 
 

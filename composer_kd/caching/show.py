@@ -43,6 +43,10 @@ def show_estimate(found: Estimate) -> None:
         ('asked for by one run', f'{found.asked:,}, which alone would take {size(found.asked_bytes)} (--only-asked)'
          if found.asked < found.stored else f'{found.asked:,}'),
     ]
+    if found.note:
+        rows.insert(2, ('of which data', found.note))
+    if form.name == 'dense' and form.dtype == 'float16':
+        rows = [row for row in rows if row[0] != 'all logits in float16']
     speed = found.speed
     if speed is None:
         rows.append(('time', f'not measured: {found.why}'))
@@ -69,7 +73,7 @@ def show_verified(found: Verified) -> None:
         ('answers compared', f'{found.samples:,}'),
         ('to another input', f'{found.other:,}' + (f'\n{found.told}' if found.told else '')),
         ('the same to the last bit', f'{found.exact:,}'),
-        ('largest difference', f'{found.largest:.3g} (rounding explains {found.tolerance:g})'),
+        ('largest difference', f'{found.largest:.3g} (rounding explains {found.tolerance:.2g})'),
         ('same likeliest class', f'{100 * found.agree:.2f} % of rows'),
     ]
     _table('Stored answers, verified' if found.fine else 'Stored answers: NOT as they should be', rows)
