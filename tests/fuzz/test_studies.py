@@ -18,12 +18,13 @@ from tests.recipes.tiny import plain
 
 _SHARED = {
     'name': 'study', 'description': 'words', 'folder': 'runs/study', 'storage': 'sqlite:///study.db', 'recipe': 'recipe.yaml',
-    'set': {'optimizer.lr': 0.1, 'train_data': {'noise': 0.3}}, 'metric': 'test/MulticlassAccuracy', 'higher_is_better': True,
+    'set': {'optimizer.lr': 0.1, 'train_data': {'noise': 0.3, 'views': 1, 'view_seed': 0}}, 'metric': 'test/MulticlassAccuracy', 'higher_is_better': True,
     'seeds': [0, 1], 'where': {'launcher': 'composer', 'gpus_per_run': 1, 'workers': 1, 'threads': 1}, 'retries': 1, 'keep': 'needed',
     'report': {'baseline': 'alone', 'reference': 'taught', 'cost': 'flops', 'steady_price': True, 'title': 'A', 'label': 'B'},
     'teachers': {'policy': 'top', 'count': 1, 'metric': 'test/MulticlassAccuracy', 'floor': 0.1, 'runs': ['runs/a']},
     'distillation': {'end': '0.5dur'},
-    'methods': {'alone': {'teachers': None}, 'taught': {'set': {'model.width': 8}, 'distillation': {'interval': 2}}},
+    'methods': {'alone': {'teachers': None}, 'taught': {'set': {'model.width': 8}, 'distillation': {'interval': 2},
+                                                           'cache': {'format': {'name': 'dense', 'dtype': 'float32'}}}},
 }
 STUDIES = [
     {**_SHARED, 'comparison': {'durations': ['1ep', '2ep'], 'earlier': {'runs': 2, 'duration': '3ep', 'first_seed': 99, 'set': {

@@ -163,3 +163,13 @@ def test_a_study_reads_what_it_stored(tmp_path):
     live, stored = (sum(r.flops.total for k, r in records.items() if k.startswith(method)) for method in ('live', 'stored'))
     forward = records['live-seed0-step1'].flops.teacher_forward_per_sample['teacher0']
     assert live - stored == pytest.approx(forward * (128 + 384 + 128))
+
+
+@pytest.mark.parametrize('wrong', [{'algorithms': 3}, {'max_duration': [1]}])
+def test_what_is_wrong_otherwise_is_told_otherwise(wrong):
+    assert sequence(set={**VIEWS, **wrong}, methods=methods('latest'))
+
+
+def test_a_key_without_a_place():
+    with pytest.raises(ValueError, match=r"methods\.stored\.set: 'max_duration\.a'"):
+        sequence(set={**VIEWS, 'max_duration.a': 1}, methods=methods())

@@ -31,8 +31,11 @@ def check_stored(spec: StudySpec, recipes: Mapping[str, Mapping[str, Any]]) -> N
         if method.cache is not None:
             where = f'methods.{name}.cache'
             recipe: dict[str, Any] = dict(recipes[method.recipe])
-            for key, value in method.set.items():
-                recipe = place(recipe, key, value)
+            try:
+                for key, value in method.set.items():
+                    recipe = place(recipe, key, value)
+            except ValueError as error:
+                raise ValueError(f'methods.{name}.set: {error}') from None
             _views(where, recipe, spec)
             if _teaches_once(spec, method):
                 _read_again(where, recipe, method)
@@ -40,9 +43,14 @@ def check_stored(spec: StudySpec, recipes: Mapping[str, Mapping[str, Any]]) -> N
                 _one_data(where, spec)
 
 
+def _mapping(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What stands under a key, if it is what should; what is not is told when the recipe is made."""
+    found = said.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _views(where: str, recipe: Mapping[str, Any], spec: StudySpec) -> None:
-    data = recipe.get('train_data')
-    said = set(data) if isinstance(data, Mapping) else set()
+    said = set(_mapping(recipe, 'train_data'))
     if spec.sequence is not None:
         given = [{key.removeprefix('train_data.') for key in step} for step in spec.sequence.steps]
         said |= set.intersection(*given)
@@ -67,7 +75,7 @@ def _teaches_once(spec: StudySpec, method: Method) -> bool:
 
 
 def _read_again(where: str, recipe: Mapping[str, Any], method: Method) -> None:
-    views = recipe['train_data'].get('views') if isinstance(recipe.get('train_data'), Mapping) else None
+    views = _mapping(recipe, 'train_data').get('views')
     taught = _epochs(recipe, method)
     if taught is not None and isinstance(views, int) and views >= taught:
         raise ValueError(
@@ -85,8 +93,8 @@ def _epochs(recipe: Mapping[str, Any], method: Method) -> float | None:
         epochs, unit = parse_duration(f'{said}ep' if isinstance(said, int) else said)
     except ValueError:
         return None
-    own = (recipe.get('algorithms') or {}).get('distillation') or {}
-    end = re.fullmatch(r'(\d*\.?\d+)(dur|ep)', str({**own, **method.distillation}.get('end', '1dur')))
+    settings = {**_mapping(_mapping(recipe, 'algorithms'), 'distillation'), **method.distillation}
+    end = re.fullmatch(r'(\d*\.?\d+)(dur|ep)', str(settings.get('end', '1dur')))
     if unit != 'ep' or end is None:
         return None
     return min(epochs, float(end[1]) * (epochs if end[2] == 'dur' else 1.0))
