@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -236,10 +237,16 @@ def write_index(store: Path, parts: Sequence[Part]) -> None:
             raw = {**shard['raw_data'], 'basename': f"{below}/{shard['raw_data']['basename']}"}
             shards.append({**shard, 'raw_data': raw})
         segments.extend(part.keys if isinstance(part.keys, list) else _segments(part.keys))
-    with open(store / f'.{SEGMENTS}', 'wb') as file:
-        np.save(file, np.array(segments, np.int64).reshape(-1, 3))
+    index = json.dumps({'version': 2, 'shards': shards})
+    file = io.BytesIO()
+    np.save(file, np.array(segments, np.int64).reshape(-1, 3))
+    (store / f'.{SEGMENTS}').write_bytes(file.getvalue() + _checks(file.getvalue(), index.encode()))
     os.replace(store / f'.{SEGMENTS}', store / SEGMENTS)
-    write_atomically(store / INDEX, json.dumps({'version': 2, 'shards': shards}))
+    write_atomically(store / INDEX, index)
+
+
+def _checks(segments: bytes, index: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(segments) + xxhash.xxh3_64_digest(index)
 
 
 def _segments(keys: Keys) -> list[Segment]:
@@ -248,14 +255,22 @@ def _segments(keys: Keys) -> list[Segment]:
     return [(*split_key(int(keys[begin])), int(end - begin)) for begin, end in zip(begins, ends, strict=True)]
 
 
-def read_segments(file: Path, where: str) -> list[Segment]:
-    """What :func:`write_index` wrote of whose answers there are.
+def read_segments(file: Path, where: str, index: Path | None = None) -> list[Segment]:
+    """What :func:`write_index` wrote of whose answers there are, and that it belongs to the index.
+
+    Args:
+        file: The file.
+        where: What named the store, for messages.
+        index: The index; by default the one beside it.
 
     Raises:
-        ValueError: If it is no such file.
+        ValueError: If it is no such file, or another index's.
     """
     try:
-        found = np.load(file, allow_pickle=False)
+        raw = file.read_bytes()
+        if raw[-16:] != _checks(raw[:-16], (index or file.with_name(INDEX)).read_bytes()):
+            raise ValueError(f'it or {INDEX} is not as it was written')
+        found = np.load(io.BytesIO(raw), allow_pickle=False)
         return [(int(view), int(first), int(count)) for view, first, count in found]
     except (ValueError, TypeError, OSError, EOFError) as error:
         raise ValueError(f"{where}: '{file}' is damaged ({error}). Copy the store anew.") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from composer_kd.answers import Format, Manifest, Store
 from composer_kd.answers.manifest import NAME
-from composer_kd.answers.parts import SEGMENTS, read_segments
+from composer_kd.answers.parts import INDEX, SEGMENTS, read_segments
 from composer_kd.teachers.fetch import fetched, is_remote
 from composer_kd.teachers.keeper import Keeper
 from composer_kd.teachers.specs import TeacherSpec
@@ -93,8 +93,8 @@ def stored_teacher(spec: TeacherSpec, classes: int | None) -> StoredTeacher:
             manifest = Manifest.read(file, where)
         segments = []
         if manifest.complete:
-            with fetched(f'{path}/{SEGMENTS}') as file:
-                segments = read_segments(file, where)
+            with fetched(f'{path}/{SEGMENTS}') as file, fetched(f'{path}/{INDEX}') as index:
+                segments = read_segments(file, where, index)
         store = Store(manifest, _local_for(spec.cache.local, manifest), where, path, segments)
     else:
         store = Store.open(path, where)
