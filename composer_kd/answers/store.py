@@ -2,81 +2,22 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from composer_kd.answers.keys import Keys, check_of, key_of, keys_of, split_key
 from composer_kd.answers.manifest import NAME, Manifest
 from composer_kd.answers.parts import INDEX, Segment, read_parts
+from composer_kd.answers.shards import Elsewhere, Here
 
 Rows = NDArray[np.int64]
-_CHECK, _SIZE = 4, 4
-
-
-class _Shards(Protocol):
-    def sample(self, row: int) -> bytes | memoryview: ...
-    def hashed(self, row: int) -> str | None: ...
-
-
-class _Here:
-    # Shards that lie here are mapped, not opened and read anew for every sample: several times as fast.
-    def __init__(self, files: list[tuple[Path, Mapping[str, Any]]]) -> None:
-        self._files = files
-        self._ends = np.cumsum([int(said['samples']) for _, said in files], dtype=np.int64)
-        self._open: dict[int, tuple[mmap.mmap, NDArray[np.uint32]]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_open': {}}
-
-    def _place(self, row: int) -> tuple[int, int]:
-        place = int(np.searchsorted(self._ends, row, side='right'))
-        return place, row - (int(self._ends[place - 1]) if place else 0)
-
-    def sample(self, row: int) -> bytes | memoryview:
-        place, within = self._place(row)
-        if place not in self._open:
-            with open(self._files[place][0], 'rb') as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            count = int(self._files[place][1]['samples'])
-            self._open[place] = mapped, np.frombuffer(mapped, np.uint32, count + 1, offset=4)
-        mapped, offsets = self._open[place]
-        # a flipped byte may stand in the table itself: what it then points at fails the check
-        return mapped[int(offsets[within]) + _SIZE:int(offsets[within + 1])]
-
-    def hashed(self, row: int) -> str | None:
-        place, _ = self._place(row)
-        path, said = self._files[place]
-        want = said['raw_data'].get('hashes', {}).get('xxh64')
-        digest = xxhash.xxh64()
-        with open(path, 'rb') as file:
-            while block := file.read(2**22):
-                digest.update(block)
-        return None if want in (None, digest.hexdigest()) else str(path)
-
-
-class _Elsewhere:
-    # mosaicml-streaming fetches a shard when the first of its samples is asked for, once for all processes of a node.
-    def __init__(self, remote: str, local: str) -> None:
-        from streaming import StreamingDataset
-
-        self._data = StreamingDataset(
-            remote=remote, local=local, shuffle=False, batch_size=1, validate_hash='xxh64', num_canonical_nodes=1,
-        )
-
-    def sample(self, row: int) -> bytes | memoryview:
-        found: bytes = self._data.get_item(row)['answer']
-        return found
-
-    def hashed(self, row: int) -> str | None:
-        return None  # it was compared when it was fetched
+_CHECK = 4
 
 
 class Store:
@@ -88,6 +29,7 @@ class Store:
         where: What named it, for messages.
         remote: Where it is fetched from; ``None`` if it is here.
         segments: Of one that is fetched, whose answers there are.
+        shards: And what its index says of each shard.
 
     Raises:
         ValueError: For damaged files, and for a store elsewhere that is not complete.
@@ -95,12 +37,12 @@ class Store:
 
     def __init__(
         self, manifest: Manifest, folder: Path, where: str, remote: str | None = None,
-        segments: Sequence[Segment] = (),
+        segments: Sequence[Segment] = (), shards: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.manifest, self.folder, self.where, self.remote = manifest, folder, where, remote
         self.format = manifest.format
         self._check = partial(check_of, store=manifest.identity)
-        self._shards: _Shards
+        self._shards: Here
         if remote is not None:
             if not manifest.complete:
                 raise ValueError(
@@ -108,11 +50,11 @@ class Store:
                     'it.',
                 )
             keys: list[Any] = [list(segments)]
-            self._shards = _Elsewhere(remote, str(folder))
+            self._shards = Elsewhere(remote, folder, shards, where)
         else:
             parts = read_parts(folder, where)
             keys = [part.keys for part in parts]
-            self._shards = _Here([
+            self._shards = Here([
                 (part.path / shard['raw_data']['basename'], shard) for part in parts for shard in part.shards
             ])
         self._index(keys)
@@ -185,12 +127,12 @@ class Store:
         Raises:
             ValueError: If the bytes are damaged, or the answer was given to another input.
         """
-        raw = bytes(self._shards.sample(row))
+        raw = self._shards.sample(row)
         payload = raw[_CHECK:]
         if len(raw) >= _CHECK and int.from_bytes(raw[:_CHECK], 'little') == self._check(payload, key, fingerprint):
             return payload
         view, index = split_key(key)
-        damaged = self._shards.hashed(row)
+        damaged = self._shards.damaged(row)
         if damaged is not None:
             raise ValueError(
                 f"{self.where}: '{damaged}' is damaged: its bytes are not those that were written (met at sample "

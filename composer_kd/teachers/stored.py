@@ -91,11 +91,12 @@ def stored_teacher(spec: TeacherSpec, classes: int | None) -> StoredTeacher:
     if is_remote(path) or spec.cache.local is not None:
         with fetched(f'{path}/{NAME}') as file:
             manifest = Manifest.read(file, where)
-        segments = []
+        segments, shards = [], []
         if manifest.complete:
             with fetched(f'{path}/{SEGMENTS}') as file, fetched(f'{path}/{INDEX}') as index:
                 segments = read_segments(file, where, index)
-        store = Store(manifest, _local_for(spec.cache.local, manifest), where, path, segments)
+                shards = json.loads(index.read_text())['shards']
+        store = Store(manifest, _local_for(spec.cache.local, manifest), where, path, segments, shards)
     else:
         store = Store.open(path, where)
         manifest = store.manifest
