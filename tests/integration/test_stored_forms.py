@@ -4,7 +4,9 @@ import pytest
 import torch
 from composer.models import ComposerClassifier
 
-from composer_kd.answers import Store
+from composer_kd.answers import Format, Store
+from composer_kd.answers.keys import key_of
+from composer_kd.teachers.packing import uniform_for
 from tests.answers.training import BATCHES, data, live, stored, teacher, train, trained
 from tests.common import same, weights
 
@@ -83,6 +85,17 @@ def test_a_student_learns_from_few_classes_alone(tmp_path, name):
     with torch.no_grad():
         agree = (fit.state.model.eval()((pixels, None)).argmax(-1) == Sharp()(pixels).argmax(-1)).float().mean()
     assert agree > 0.8
+
+
+def test_draws_follow_from_the_sample_and_its_view(tmp_path):
+    """Drawn anew they are the same, and no two samples or views share them."""
+    settings = {'loss': {'name': 'kl_divergence', 'temperature': 2.0}}
+    one, other = (trained(live(tmp_path / name, form=FORMS['sampled']), **settings) for name in ('one', 'other'))
+    assert same(one, other)
+    form = Format('sampled', 10, k=12)
+    found = [tuple(uniform_for(form, key_of(view, index), 2).flatten()) for view in range(3) for index in range(5)]
+    assert len(set(found)) == 15
+    assert uniform_for(form, key_of(1, 2), 5)[:2].tolist() == uniform_for(form, key_of(1, 2), 2).tolist()
 
 
 def test_two_sampled_teachers_at_once(tmp_path):
