@@ -96,14 +96,14 @@ def refused(*arguments: Any) -> str:
     return told[0]
 
 
-def start(*arguments: Any, ranks: int | None = None, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
-    """The same in a process of its own, or by the launcher on several ranks."""
-    command = [sys.executable, '-m', 'composer_kd.cli', 'cache', *map(str, arguments)]
+def start(*arguments: Any, ranks: int | None = None, log: Path, part: int = 500) -> subprocess.Popen[bytes]:
+    """The same in a process of its own, or by the launcher on several ranks, with smaller parts."""
+    command = [sys.executable, str(Path(__file__).parent / 'cache_script.py'), str(part), *map(str, arguments)]
     if ranks is not None:
-        command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(ranks), '-m', *command[2:]]
+        command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(ranks), *command[1:]]
     with open(log, 'wb') as file:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=cwd,
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}, start_new_session=True,
         )
 
