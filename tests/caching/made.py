@@ -33,7 +33,7 @@ def save_teacher(path: Path, model: Any, seed: int = 1) -> Path:
 
 def digits(folder: Path, **changes: Any) -> dict[str, Any]:
     """Two epochs of six batches of 16 of 100 digits, distilled from ``teacher.pt`` there, which is made."""
-    recipe = plain(run_folder=str(folder / 'run'), **{'model': {'name': 'digits_resnet', 'width': WIDTH}})
+    recipe = plain(run_folder=str(folder / 'run'), model={'name': 'digits_resnet', 'width': WIDTH})
     if not (folder / 'teacher.pt').exists():
         save_teacher(folder / 'teacher.pt', recipe['model'])
     recipe['algorithms'] = {'distillation': {'teachers': [{'checkpoint': str(folder / 'teacher.pt')}], 'check_batches': 0}}
