@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -88,9 +91,9 @@ def write(
 
     _told(lambda: check_place(out, local))
     asked = _told(lambda: _prepared(recipe, overrides, teacher, form, views))
-    _stop_at_sigterm()
     try:
-        done = _told(lambda: write_store(asked, out, only_asked, local))
+        with _keys_pressed():
+            done = _told(lambda: write_store(asked, out, only_asked, local))
     except KeyboardInterrupt:
         click.echo(f"stopped: what is answered lies in '{local or out}', and the same command goes on.", err=True)
         sys.exit(130)
@@ -101,16 +104,26 @@ def write(
         click.echo(f'teachers: [{{cache: {out}}}]')
 
 
-def _stop_at_sigterm() -> None:
-    """Take the signal that ends jobs on clusters for a key press, so that what is answered is kept."""
+@contextmanager
+def _keys_pressed() -> Iterator[None]:
+    """Take the signal that ends jobs on clusters for Ctrl-C, so that what is answered is kept.
+
+    Composer makes an exit status of both, and tells nothing.
+    """
     own = os.getpid()
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, frame: Any) -> None:
         if os.getpid() != own:  # a worker of the loader, which inherited this
-            os._exit(128 + signal.SIGTERM)
+            os._exit(128 + number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @cache.command()

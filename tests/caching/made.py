@@ -33,7 +33,7 @@ def save_teacher(path: Path, model: Any, seed: int = 1) -> Path:
 
 def digits(folder: Path, **changes: Any) -> dict[str, Any]:
     """Two epochs of six batches of 16 of 100 digits, distilled from ``teacher.pt`` there, which is made."""
-    recipe = plain(run_folder=str(folder / 'run'), **{'model': {'name': 'digits_resnet', 'width': WIDTH}})
+    recipe = plain(run_folder=str(folder / 'run'), model={'name': 'digits_resnet', 'width': WIDTH})
     if not (folder / 'teacher.pt').exists():
         save_teacher(folder / 'teacher.pt', recipe['model'])
     recipe['algorithms'] = {'distillation': {'teachers': [{'checkpoint': str(folder / 'teacher.pt')}], 'check_batches': 0}}
@@ -96,14 +96,14 @@ def refused(*arguments: Any) -> str:
     return told[0]
 
 
-def start(*arguments: Any, ranks: int | None = None, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
-    """The same in a process of its own, or by the launcher on several ranks."""
-    command = [sys.executable, '-m', 'composer_kd.cli', 'cache', *map(str, arguments)]
+def start(*arguments: Any, ranks: int | None = None, log: Path, part: int = 500) -> subprocess.Popen[bytes]:
+    """The same in a process of its own, or by the launcher on several ranks, with smaller parts."""
+    command = [sys.executable, str(Path(__file__).parent / 'cache_script.py'), str(part), *map(str, arguments)]
     if ranks is not None:
-        command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(ranks), '-m', *command[2:]]
+        command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(ranks), *command[1:]]
     with open(log, 'wb') as file:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=cwd,
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}, start_new_session=True,
         )
 
