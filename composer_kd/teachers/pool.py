@@ -86,7 +86,10 @@ class Pool:
                 teacher.release()
         self.teachers = teachers
         keepers = {i: teacher.keeper for i, teacher in enumerate(teachers) if teacher.keeper is not None}
-        self.stores.take({i: keeper for i, keeper in keepers.items() if i in held}, mine, bool(keepers))
+        self.stores.take(
+            {i: keeper for i, keeper in keepers.items() if i in held}, mine, bool(keepers),
+            any(keeper.fill for keeper in keepers.values()),
+        )
         # a module that the user has let go of must be free to go when its window closes
         self._specs[:] = [dataclasses.replace(spec, source=None) for spec in self._specs]
 

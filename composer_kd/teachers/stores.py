@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from composer.core import State
+from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.answers import Answer, Notes, SampleLoader, Source
@@ -48,7 +49,7 @@ class Stores:
     def __init__(self) -> None:
         self._keepers: dict[int, Keeper] = {}
         self._live: frozenset[int] = frozenset()
-        self._anywhere = False
+        self._anywhere = self._filled = self._again = False
         self._loader: SampleLoader | None = None
         self._notes: Notes | None = None
         self._begin = 0
@@ -57,15 +58,17 @@ class Stores:
     def __bool__(self) -> bool:
         return bool(self._keepers)
 
-    def take(self, keepers: Mapping[int, Keeper], live: Collection[int], anywhere: bool) -> None:
+    def take(self, keepers: Mapping[int, Keeper], live: Collection[int], anywhere: bool, filled: bool = False) -> None:
         """Take the stores over, by their teachers' indices.
 
         Args:
             keepers: Those of this rank.
             live: Teachers that answer for what is not stored.
             anywhere: Whether any rank has a store.
+            filled: Whether any rank writes answers down.
         """
-        self._keepers, self._live, self._anywhere = dict(keepers), frozenset(live), anywhere
+        self._keepers, self._live = dict(keepers), frozenset(live)
+        self._anywhere, self._filled = anywhere, filled
 
     def read(self) -> dict[int, int]:
         """How many samples' answers were read so far, by the teachers' indices."""
@@ -73,8 +76,8 @@ class Stores:
 
     @property
     def filling(self) -> bool:
-        """Whether answers are written down."""
-        return any(keeper.fill for keeper in self._keepers.values())
+        """Whether answers are written down, on any rank."""
+        return self._filled
 
     def fit_start(
         self, state: State, rows: Mapping[str, Any], needed: Callable[[int], Sequence[int] | None],
@@ -103,6 +106,7 @@ class Stores:
         except (ValueError, OSError) as error:
             failed = error
         raise_everywhere(failed)
+        self._again = self._filled and loader.views is not None
         if not self._keepers:
             return
         self._device = state.device.tensor_to_device(torch.zeros(0)).device
@@ -131,9 +135,13 @@ class Stores:
         self._loader.attach(Source({index: keeper.store for index, keeper in self._keepers.items()}))
 
     def epoch_start(self, *_: Any) -> None:
-        """An epoch begins: what was written down since the last can be read, where views come again."""
-        if self._loader is None or not self.filling or self._loader.views is None:
+        """An epoch begins: what was written down since the last can be read, where views come again; on every rank."""
+        if not self._again:
             return
+        for keeper in self._keepers.values():
+            keeper.close()
+        # what other ranks wrote can be read too: all of it, so that what is asked does not depend on who was faster
+        dist.barrier()
         if any(keeper.refresh() for keeper in self._keepers.values() if keeper.fill):
             self._attach()
 
@@ -178,6 +186,7 @@ class Stores:
     def release(self) -> None:
         """Read no more."""
         self.close()
+        self._filled = self._again = False
         if self._loader is not None:
             self._loader.attach(None)
             self._loader = None
