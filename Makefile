@@ -15,6 +15,8 @@ $(INSTALLED): setup.py
 	  "composer_kd needs Python 3.10, 3.11 or 3.12; $(PYTHON) is %d.%d. Run: make PYTHON=python3.11 ..." % v)'
 	$(PYTHON) -m venv $(VENV)
 	@echo 'Installing composer_kd and what it needs (PyTorch among it): some minutes, once.'
+	@# pip before 24 takes half an hour to find out which versions go together
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24.2'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
