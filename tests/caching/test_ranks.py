@@ -28,9 +28,10 @@ def run(log, *arguments, ranks=2, part=100):
     """Exit status and what was printed."""
     process = start(*arguments, ranks=ranks, log=log, part=part)
     try:
-        status = process.wait(150)
+        status = process.wait(240)
     finally:
         process.kill()
+        process.wait()
     return status, log.read_text()
 
 
