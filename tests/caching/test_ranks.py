@@ -59,8 +59,8 @@ def test_what_is_refused_is_told_once(recipe, tmp_path):
     assert 'Traceback' not in text
 
 
-def test_a_rank_whose_teacher_says_nan_stops_the_other(tmp_path):
-    """The second rank has the samples that make the teacher say so; the first does not write on for hours."""
+def test_ranks_whose_teacher_says_nan_stop_together(tmp_path):
+    """Both say so at once; the first is told, and neither waits for the other."""
     recipe = digits(tmp_path, dist_timeout=30.0)
     recipe['train_data'] |= {'noise': 0.0, 'shift': 0, 'batch_size': 4}
     state = torch.load(tmp_path / 'teacher.pt')
