@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from streaming import MDSWriter
 
 from composer_kd.answers import Store
+from composer_kd.answers.keys import split_key
 from composer_kd.cli import main
 from composer_kd.models import build_model
 from tests.models.words import tokenizer_folder
@@ -124,3 +126,12 @@ def answers(path: Path | str) -> dict[int, bytes]:
 def left_over(path: Path | str) -> list[str]:
     """What no reader would look at: parts that were never finished."""
     return [found.name for found in Path(path).rglob('.*')]
+
+
+def manifest(path: Path) -> Any:
+    return json.loads((path / 'manifest.json').read_text())
+
+
+def keys(path: Path) -> list[tuple[int, int]]:
+    """View and index of every answer."""
+    return sorted(split_key(key) for key in answers(path))
