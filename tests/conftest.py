@@ -19,7 +19,10 @@ def _same_start():
 
 
 # Files of many launches, minutes each: begun first, they run beside all the others instead of after them.
-_LONG = ('test_killed.py', 'test_two_ranks.py', 'test_elastic.py', 'test_readme.py', 'test_pretrain_distil_finetune.py',
+_LONG = (
+    'test_killed.py', 'test_workers.py', 'test_two_ranks.py', 'test_elastic.py', 'test_readme.py', 'test_teacher_gone.py',
+    'test_pretrain_distil_finetune.py', 'test_stored_on_two_ranks.py', 'test_ranks.py', 'test_disk.py',
+)
          'test_stored_on_two_ranks.py')
 
 

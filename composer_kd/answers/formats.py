@@ -161,7 +161,7 @@ class Format:
             Shape ``(R, row_bytes)`` uint8, on the same device.
         """
         if self.name == 'dense':
-            return _bytes(logits.to(_DTYPES[self.dtype]))
+            return _bytes(_narrowed(logits, _DTYPES[self.dtype]))
         if self.name == 'top_k':
             classes, kept, rest = top_k(logits, self.k, self.temperature)
             values = torch.cat([kept, rest.unsqueeze(-1)], dim=-1).to(_DTYPES[self.dtype])
@@ -185,6 +185,12 @@ class Format:
         share = (counts.float() / self.k).log()
         rest = torch.full_like(share[..., 0], -torch.inf)
         return Sparse(classes, share, rest, self.temperature, True, self.classes)
+
+
+def _narrowed(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    # float16 ends at 65,504: what lies beyond it stays finite, and what was infinite stays so
+    largest = torch.finfo(dtype).max
+    return torch.where(logits.isinf(), logits, logits.clamp(-largest, largest)).to(dtype)
 
 
 def _bytes(values: Tensor) -> Tensor:

@@ -152,3 +152,9 @@ def test_what_is_taken_where_nothing_is_said():
     with pytest.raises(ValueError, match="format: 'top_k' keeps probabilities at one temperature.*Give a temperature"):
         Format.read('top_k', 65, None)
     assert Format.restore(Format('sampled', 65, k=9).plain()) == Format('sampled', 65, k=9)
+
+
+def test_logits_beyond_float16_stay_finite():
+    form = Format('dense', 3, 'float16')
+    kept = form.unpack(form.pack(torch.tensor([[7e4, -1e6, float('-inf')]])))
+    assert kept.tolist() == [[65504.0, -65504.0, float('-inf')]]
