@@ -23,7 +23,6 @@ _LONG = (
     'test_killed.py', 'test_workers.py', 'test_two_ranks.py', 'test_elastic.py', 'test_readme.py', 'test_teacher_gone.py',
     'test_pretrain_distil_finetune.py', 'test_stored_on_two_ranks.py', 'test_ranks.py', 'test_disk.py',
 )
-         'test_stored_on_two_ranks.py')
 
 
 def pytest_collection_modifyitems(items):
