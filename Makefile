@@ -28,7 +28,7 @@ quickstart: $(INSTALLED)  ## Show what distillation from an earlier run saves, o
 
 # Two files of tests at a time, a thread each: more threads would only wait for each other.
 test: $(INSTALLED)  ## Run the tests (part of them: make test ARGS=tests/functional)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED)  ## Check style and types
 	$(BIN)/ruff check --no-cache .

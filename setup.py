@@ -41,7 +41,7 @@ requires = [
 extras = {
     # what make test and make lint need
     'test': [
-        'pytest>=8', 'pytest-xdist>=3.5', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3',
+        'pytest>=8', 'pytest-xdist>=3.7', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3',
         'psycopg[binary]>=3.1', 'cmaes>=0.10', 'timm>=1.0.16',
         'playwright>=1.40',  # drives the Chromium of the machine; downloads none
     ],

@@ -102,7 +102,7 @@ def test_without_teacher_or_data_the_size_alone(tmp_path, gone):
         return
     said = lines(written('estimate', path, '--format', '{name: top_k, k: 3}'))
     assert said['answers'] == '80: 40 samples, 2 views of each'
-    assert said['time'].startswith('not measured: teachers[0].checkpoint: there is nothing at ')
+    assert said['time'].startswith('not measured: teachers[0].checkpoint: there is nothing at')
 
 
 def test_teachers_one_in_turn_are_asked_less(tmp_path):
