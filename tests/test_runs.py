@@ -135,7 +135,7 @@ def test_records_of_version_1_are_read(tmp_path):
     assert (record.version, record.data_seconds, record.train_seconds) == (1, None, 3.5)
     assert record.teachers[0].name == 'last'
     assert math.isnan(record.evaluations[0].metrics['test']['CrossEntropy'])
-    assert make_record().version == 3
+    assert make_record().version == 4
 
 
 def test_values_that_are_not_finite_survive(tmp_path):
