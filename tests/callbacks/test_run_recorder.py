@@ -125,7 +125,7 @@ def test_kd_figures(tmp_path):
     assert record.kd is not None
     assert record.kd.model_dump() == {
         'active_batches': 8, 'kd_seconds': 4.0, 'teacher_seconds': 3.2, 'loss_seconds': pytest.approx(0.8),
-        'load_seconds': 2.0, 'overhead': 0.25, 'skipped_rows': 0,
+        'load_seconds': 2.0, 'overhead': 0.25, 'skipped_rows': 0, 'store_seconds': 0.0, 'store_outside_seconds': 0.0,
     }
     assert [(t.name, t.batches, t.samples) for t in record.teachers] == [('last', 8, 64)]
     assert [e.kd_seconds for e in record.evaluations] == [2.0, 4.0]
