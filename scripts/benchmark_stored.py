@@ -177,8 +177,8 @@ def main() -> None:
 def overhead(models: tuple[str, ...], rounds: int, batch_size: int, as_json: bool) -> None:
     """Batches with a live teacher, with stored answers, and without, in turn in one training."""
     table = Table(title=f'seconds of a batch of {batch_size}, median of {rounds} rounds')
-    columns = ('model', 'no KD', 'live', 'stored', 'overhead live', 'stored', 'gone', 'by round', 'KD live', 'KD stored',
-               'KD gone', 'writing/live')
+    columns = ('model', 'no KD', 'live', 'stored', 'overhead live', 'stored', 'gone', 'by round', 'KD live',
+               'KD stored', 'KD gone', 'writing/live')
     for column in columns:
         table.add_column(column, justify='right')
     for kind in models:
