@@ -1,8 +1,8 @@
 """What is lost when less than all of a teacher's answer is stored? The loss, its gradient, and the quality in the end.
 
     python scripts/make_sample_data.py data/sample
-    python scripts/stored_quality.py digits [--seeds 5] [--epochs 8]
-    python scripts/stored_quality.py prose [--seeds 3] [--batches 300]
+    python scripts/stored_quality.py digits [--seeds 5] [--epochs 8] [--longer 5]
+    python scripts/stored_quality.py prose [--seeds 3] [--batches 300] [--longer 5]
 
 For each form of answers: a row is compared between a student half way through its training and its teacher, on training
 data: the KD loss over that of all logits, and the gradient at the student's logits, how far it is from the one that all
@@ -38,7 +38,6 @@ from composer_kd.recipes import load_recipe, train
 from composer_kd.teachers import model_of_run
 
 YAMLS = Path(__file__).parent.parent / 'yamls'
-LONGER = 5
 FORMS: dict[str, list[Any]] = {
     'digits': [
         {'name': 'dense', 'dtype': 'float32'}, {'name': 'dense', 'dtype': 'float16'},
@@ -132,8 +131,9 @@ def measure(
 @click.option('--seeds', default=None, type=int, help='Default: 5 of digits, 3 of prose.')
 @click.option('--epochs', default=8, show_default=True, help='Of digits.')
 @click.option('--batches', default=300, show_default=True, help='Of prose.')
+@click.option('--longer', default=5, show_default=True, help='How many times as long the teacher trains.')
 @click.option('--data', default='data/sample', show_default=True, help='What make_sample_data.py wrote.')
-def main(kind: str, seeds: int | None, epochs: int, batches: int, data: str) -> None:
+def main(kind: str, seeds: int | None, epochs: int, batches: int, longer: int, data: str) -> None:
     """Measure what is lost when less than all of a teacher's answer is stored."""
     data = str(Path(data).resolve())
     common = ['train_data.views=4', 'train_data.view_seed=0', 'save_num_checkpoints_to_keep=1', 'progress_bar=false']
@@ -141,7 +141,7 @@ def main(kind: str, seeds: int | None, epochs: int, batches: int, data: str) -> 
         recipes = ('digits/baseline.yaml', 'digits/kd.yaml')
         common += [f'max_duration={epochs}ep', f'eval_interval={epochs}ep', f'save_interval={epochs}ep']
         half = [f'max_duration={max(1, epochs // 2)}ep', 'eval_interval=1ep', 'save_interval=1ep']
-        longer = [f'max_duration={LONGER * epochs}ep']
+        taught = [f'max_duration={longer * epochs}ep']
     else:
         recipes = ('bert/prose.yaml', 'bert/prose_kd.yaml')
         common += [
@@ -149,9 +149,9 @@ def main(kind: str, seeds: int | None, epochs: int, batches: int, data: str) -> 
             f'eval_interval={batches}ba', f'save_interval={batches}ba', 'callbacks={}',
         ]
         half = [f'max_duration={batches // 2}ba', f'eval_interval={batches // 2}ba', f'save_interval={batches // 2}ba']
-        longer = [f'max_duration={LONGER * batches}ba']
+        taught = [f'max_duration={longer * batches}ba']
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        table = measure(kind, *recipes, common, half, longer, seeds or (5 if kind == 'digits' else 3))
+        table = measure(kind, *recipes, common, half, taught, seeds or (5 if kind == 'digits' else 3))
     Console(width=130).print(table)
 
 
