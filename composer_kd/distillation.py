@@ -160,6 +160,11 @@ class Distillation(Algorithm):
         """Every setting as a plain type, as it is logged."""
         return dict(self._s.plain)
 
+    @property
+    def stored(self) -> bool:
+        """Whether answers of any teacher are read from a store or kept in one."""
+        return any(spec.cache is not None for spec in self._s.specs)
+
     def __repr__(self) -> str:
         return f"Distillation({', '.join(f'{key}={value!r}' for key, value in self.settings.items())})"
 

@@ -1,4 +1,5 @@
 import os
+import tempfile
 
 # Small models on few cores: threads that wait for each other cost more than they give, and ranks and tests run beside
 # each other. Set before torch is imported, and inherited by the processes that tests start.
@@ -16,6 +17,16 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _same_start():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def nothing_is_left_behind(tmp_path, monkeypatch):
+    """What is written to the folder for temporary files is gone in the end."""
+    folder = tmp_path / 'temporary'
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+    yield
+    assert not list(folder.iterdir())
 
 
 # Files of many launches, minutes each: begun first, they run beside all the others instead of after them.

@@ -76,3 +76,9 @@ def test_files_stay_readable(path):
         lazy = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == '__getattr__']
         allowed = {'Expr', 'Import', 'ImportFrom', 'Assign', 'AnnAssign', *(['If'] if lazy else [])}
         assert {type(node).__name__ for node in body if node not in lazy} <= allowed, '__init__.py only re-exports'
+
+
+def test_every_folder_of_tests_is_a_package():
+    folders = {path.parent for path in Path(__file__).parent.rglob('test_*.py')}
+    # or two files of one name in different folders are one module to Python, and the second is never run
+    assert not [folder for folder in folders if not (folder / '__init__.py').is_file()]

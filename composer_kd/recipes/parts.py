@@ -24,6 +24,7 @@ from composer_kd.recipes.errors import is_ours
 from composer_kd.recipes.hints import check_types, hints_of
 from composer_kd.recipes.schema import Recipe
 from composer_kd.recipes.start import start
+from composer_kd.teachers.stores import refuse_changed_inputs
 
 ALGORITHMS.register('distillation')(Distillation)
 CALLBACKS.register('run_recorder')(RunRecorder)
@@ -160,6 +161,8 @@ def make_parts(recipe: Recipe, digest: str | None = None) -> Parts:
     algorithms = [
         construct(ALGORITHMS, name, settings, f'algorithms.{name}') for name, settings in recipe.algorithms.items()
     ]
+    if any(algorithm.stored for algorithm in algorithms if isinstance(algorithm, Distillation)):
+        refuse_changed_inputs(algorithms, 'algorithms.distillation.teachers')
     record: dict[str, Any] = {
         'run_folder': recipe.run_folder, 'recipe_digest': digest, 'seed': recipe.seed, 'tags': recipe.tags,
     }

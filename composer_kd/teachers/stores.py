@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,25 @@ def refuse_sharded(teachers: Sequence[Any], placements: Mapping[int, str]) -> No
                 f"placement: teacher '{teacher.name}' is 'sharded' and has a store: ranks whose answers are stored "
                 "would not ask it when the others do. Use placement='host' or 'replicated', write its answers "
                 "beforehand with 'composer-kd cache', or leave the store out.",
+            )
+
+
+def refuse_changed_inputs(algorithms: Iterable[Any], where: str) -> None:
+    """Refuse algorithms that change what a loader gave, beside stored answers.
+
+    Args:
+        algorithms: All of a training.
+        where: The setting that asks for stored answers, for the message.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for algorithm in algorithms:
+        why = CHANGE_INPUTS.get(type(algorithm).__name__)
+        if why is not None:
+            raise ValueError(
+                f'{where}: {type(algorithm).__name__} {why} after they were loaded, and stored answers are answers to '
+                'what was loaded. Leave one of them out.',
             )
 
 
@@ -121,13 +140,7 @@ class Stores:
                 'are in its batches. Make the loader with composer_kd.recipes.tasks.make_loader of data that is asked '
                 'for by (view, index), or take the teacher without a store.',
             )
-        for algorithm in state.algorithms:
-            why = CHANGE_INPUTS.get(type(algorithm).__name__)
-            if why is not None:
-                raise ValueError(
-                    f'teachers: {type(algorithm).__name__} {why} after they were loaded, and stored answers are '
-                    'answers to what was loaded. Leave it out, or take the teacher without a store.',
-                )
+        refuse_changed_inputs(state.algorithms, 'teachers')
         return loader
 
     def _attach(self) -> None:

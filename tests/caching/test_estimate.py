@@ -2,7 +2,6 @@
 
 import math
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +16,14 @@ from composer_kd.caching.who import settings_with
 from composer_kd.recipes import load_recipe
 from tests.caching.made import ROOT, answers, digits, refused, save_teacher, text, write, written
 
+pytestmark = pytest.mark.usefixtures('nothing_is_left_behind')
+
 HEADER = 188
 """Of a shard of one column: its length and what its columns are."""
 
 
 def shards(path):
     return [file.stat().st_size for file in Path(path).rglob('*.mds')]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left_behind(tmp_path, monkeypatch):
-    folder = tmp_path / 'temporary'
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
-    yield
-    assert not list(folder.iterdir())
 
 
 def lines(result):

@@ -91,6 +91,16 @@ def test_validate_says_that_a_good_teacher_fits(earlier):
     assert 'fits, digest' in result.output
 
 
+@pytest.mark.parametrize('place', ['teachers: [{{cache: {store}}}]', 'teachers: [{{run: {run}, cache: {{path: {store}, fill: true}}}}]'])
+def test_inputs_that_change_beside_stored_answers(capsys, tmp_path, earlier, place):
+    entries = 'algorithms.distillation={' + place.format(run=earlier, store=tmp_path / 'store') + '}', 'algorithms.mixup={alpha: 0.2}'
+    message = 'algorithms.distillation.teachers: MixUp mixes the inputs after they were loaded'
+    assert message in told(capsys, tmp_path, *entries, 'train_data.views=2')
+    result = CliRunner().invoke(main, ['validate', BASE, *entries, 'train_data.views=2'])
+    assert result.exit_code == 1
+    assert message in result.output
+
+
 def test_what_composer_refuses(capsys, tmp_path):
     assert "load_path: 'no/such.pt' is not there" in told(capsys, tmp_path, 'load_path=no/such.pt')
     if not torch.cuda.is_available():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_rows import make_row
 
 from composer_kd.report import (
     Curve,
@@ -20,6 +19,7 @@ from composer_kd.report import (
     with_teachers,
 )
 from composer_kd.runs import Distilled, Record, RunFolder, TeacherUse
+from tests.report.made_rows import make_row
 
 
 def family() -> list:

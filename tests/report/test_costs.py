@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_rows import METRIC, make_row
 
 from composer_kd.report import COSTS, Row, at_median_price, cost_name, curves, read_rows, speedup, with_costs
 from composer_kd.runs import Distilled, Hardware, Record, RunFolder, TeacherUse
+from tests.report.made_rows import METRIC, make_row
 
 
 def record(**changes) -> Record:

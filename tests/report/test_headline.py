@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from made_rows import METRIC
-from test_search import search
-from test_sequence import steps
 
 from composer_kd.report import (
     Curve,
@@ -20,6 +17,9 @@ from composer_kd.report import (
 )
 from composer_kd.report.headline import _plain
 from composer_kd.report.interval import Estimate
+from tests.report.made_rows import METRIC
+from tests.report.test_search import search
+from tests.report.test_sequence import steps
 
 
 def line(method: str, factor: float, seeds: int = 3, first: int = 1) -> Curve:

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from made_rows import METRIC, make_row
 from scipy import stats
 
 from composer_kd.report import cut, cut_table, overhead_table, split, to_text
+from tests.report.made_rows import METRIC, make_row
 
 
 def kd_row(method: str, duration: str, seed: int, *, batches: float, base: float, teacher: float, loss: float, rest: float,

@@ -5,10 +5,10 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from made_rows import METRIC, make_row
 from scipy import stats
 
 from composer_kd.report import best_runs_table, chains, mean_best, search_gain, search_table, to_text
+from tests.report.made_rows import METRIC, make_row
 
 
 def search(method: str, replicate: int, qualities, seconds, **changes) -> list:

@@ -4,10 +4,10 @@ import math
 from statistics import fmean
 
 import pytest
-from made_rows import METRIC, make_row
 from scipy import stats
 
 from composer_kd.report import sequence, sequence_gain_table, sequence_table, to_text
+from tests.report.made_rows import METRIC, make_row
 
 GAINS = (0.0, 0.03, 0.02, 0.04)
 

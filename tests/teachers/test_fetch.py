@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import tarfile
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,10 @@ from composer_kd.teachers import read_weights
 from tests.common import same
 from tests.server import serving
 
-pytestmark = pytest.mark.filterwarnings('ignore:torch.distributed is disabled', 'ignore:TypedStorage is deprecated')
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:torch.distributed is disabled', 'ignore:TypedStorage is deprecated'),
+    pytest.mark.usefixtures('nothing_is_left_behind'),
+]
 
 WEIGHTS = {'layer.weight': torch.arange(6000.0).reshape(2, 3000), 'layer.bias': torch.ones(2)}
 
@@ -41,15 +43,6 @@ def waits(monkeypatch):
     made = []
     monkeypatch.setattr('composer_kd.models.outside.time.sleep', made.append)
     return made
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left_behind(tmp_path, monkeypatch):
-    folder = tmp_path / 'temporary'
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
-    yield
-    assert not list(folder.iterdir())
 
 
 @pytest.fixture(scope='module')

@@ -20,13 +20,6 @@ WHO = r"^teachers\[0\] \('teacher0'\)\.cache: "
 
 
 @pytest.fixture(scope='module')
-def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp('filled') / 'store'
-    train(live(path))
-    return path
-
-
-@pytest.fixture(scope='module')
 def top(tmp_path_factory):
     path = tmp_path_factory.mktemp('top') / 'store'
     train(live(path, form=TOP), loss=SOFT)

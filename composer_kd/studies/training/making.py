@@ -12,7 +12,7 @@ from composer_kd.recipes import Recipe, check_recipe, parse_recipe
 from composer_kd.recipes.layers import place, read_layers, resolve
 from composer_kd.recipes.parts import ALGORITHMS, Parts, construct
 from composer_kd.studies.work.jobs import Answers, Job
-from composer_kd.teachers.stores import CHANGE_INPUTS
+from composer_kd.teachers.stores import refuse_changed_inputs
 
 
 def make_recipe(job: Job) -> Recipe:
@@ -71,22 +71,12 @@ def check(job: Job) -> None:
         # Its teachers are yet to be trained; the student itself answers as they would.
         teachers: list[Any] = [{'module': copy.deepcopy(parts.model)} for _ in range(max(1, len(job.teachers)))]
         if job.answers is not None:
-            _check_answers(parts)
+            refuse_changed_inputs(parts.algorithms, 'cache')
             # of the name of no run, so not there yet
             teachers = [{**said, 'cache': _cache(job.answers, f'.{i}')} for i, said in enumerate(teachers)]
         built = construct(ALGORITHMS, 'distillation', settings, 'distillation', teachers=teachers)
         if job.answers is not None:
             built.check_teachers(parts.model)
-
-
-def _check_answers(parts: Parts) -> None:
-    for algorithm in parts.algorithms:
-        why = CHANGE_INPUTS.get(type(algorithm).__name__)
-        if why is not None:
-            raise ValueError(
-                f'cache: {type(algorithm).__name__} {why} after they were loaded, and stored answers are answers to '
-                'what was loaded. Leave one of them out.',
-            )
 
 
 def _check_metric(metric: str, recipe: Recipe, parts: Parts) -> None:
