@@ -94,7 +94,7 @@ def test_validate_says_that_a_good_teacher_fits(earlier):
 @pytest.mark.parametrize('place', ['teachers: [{{cache: {store}}}]', 'teachers: [{{run: {run}, cache: {{path: {store}, fill: true}}}}]'])
 def test_inputs_that_change_beside_stored_answers(capsys, tmp_path, earlier, place):
     entries = 'algorithms.distillation={' + place.format(run=earlier, store=tmp_path / 'store') + '}', 'algorithms.mixup={alpha: 0.2}'
-    message = 'algorithms.distillation.teachers: MixUp mixes the inputs after they were loaded'
+    message = 'algorithms.distillation.teachers: MixUp mixes the inputs of a batch after they were loaded'
     assert message in told(capsys, tmp_path, *entries, 'train_data.views=2')
     result = CliRunner().invoke(main, ['validate', BASE, *entries, 'train_data.views=2'])
     assert result.exit_code == 1
