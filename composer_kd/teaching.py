@@ -32,7 +32,7 @@ class Teaching:
         self._s, self._ledger = settings, ledger
         self.pool = Pool(
             settings.specs, settings.placement, settings.teacher_microbatch_size, settings.input_key,
-            settings.target_key, settings.logits_key, settings.fixed_temperature,
+            settings.target_key, settings.logits_key, settings.fixed_temperature, settings.ignore_index,
         )
         self.share = Share(settings.target_key, settings.ignore_index)
         self.guard = Guard('stop', [], True)
@@ -59,7 +59,7 @@ class Teaching:
         }
         self._looks_left = 0 if closed else self._s.check_batches
         if not closed:
-            self.pool.fit_start(state, self.share.split)
+            self.pool.fit_start(state, self.share.split, lambda batch: self.share.ready(batch, state))
             rows = {'ignore_index': self._s.ignore_index, 'shift': _shift(state)}
             with self._ledger.storing(outside=True):
                 self.pool.stores.fit_start(state, rows, needed)

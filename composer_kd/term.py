@@ -62,6 +62,11 @@ class Share:
         split = DataSpec([]).split_batch if self._spec is None else self._spec.split_batch
         return list(split(batch, size))
 
+    def ready(self, batch: Any, state: State) -> Any:
+        """A part of a batch as the student gets it: on the device, and through the trainer's transforms."""
+        batch = state.device.batch_to_device(batch)
+        return batch if self._spec is None else self._spec.microbatch_transforms(batch)
+
     def open_batch(self, state: State, shift: bool) -> None:
         """Count the rows of the whole batch, over all ranks. Every rank calls this for every batch that is on."""
         labels = target_of(state.batch, self._target_key)

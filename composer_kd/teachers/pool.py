@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from composer_kd.answers import Answer
 from composer_kd.batches import Key, LogitsKey, batch_size_of, cut, target_of
+from composer_kd.teachers.ahead import Ahead, Ready, Split
 from composer_kd.teachers.build import AnyTeacher, build_teachers
 from composer_kd.teachers.placement import choose_placements
 from composer_kd.teachers.specs import TeacherSpec
@@ -25,7 +26,6 @@ from composer_kd.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
-Split = Callable[[Any, int], Sequence[Any]]
 _Part = tuple[Any, Tensor | None, Tensor | None]
 
 
@@ -35,11 +35,13 @@ class Pool:
     Args:
         specs: What the user asked for; user's modules among them are forgotten once they are teachers.
         placement: Of :data:`composer_kd.teachers.placement.PLACEMENTS`.
-        microbatch_size: Samples of a batch that a teacher is asked about at once, 1 or more; ``None`` for all.
+        microbatch_size: Samples of a batch that a teacher is asked about at once, 1 or more; ``None`` for those of a
+            microbatch. With more than those of a microbatch, see :class:`composer_kd.teachers.ahead.Ahead`.
         input_key: As of :func:`build_teachers`, and so are ``target_key`` and ``logits_key``.
         target_key: Where a batch holds the labels.
         logits_key: Where outputs hold the logits.
         temperature: Of the training's loss, where that is one number.
+        ignore_index: The label that does not count.
 
     Attributes:
         teachers: The teachers, once they are loaded. Those that this rank never asks are released.
@@ -48,6 +50,7 @@ class Pool:
     def __init__(
         self, specs: list[TeacherSpec], placement: str = 'replicated', microbatch_size: int | None = None,
         input_key: Key = None, target_key: Key = None, logits_key: LogitsKey = None, temperature: float | None = None,
+        ignore_index: int = -100,
     ) -> None:
         self.teachers: list[AnyTeacher] = []
         self._specs, self._placement, self._size = specs, placement, microbatch_size
@@ -56,6 +59,7 @@ class Pool:
         self.stores = Stores()
         self._split: Split | None = None
         self._lockstep = _Lockstep()
+        self._ahead = Ahead(microbatch_size, target_key, ignore_index)
 
     def load(self, state: State, held: Collection[int], by_rank: bool = False) -> None:
         """Load all teachers, compare them across ranks and place those that this rank keeps; every rank calls this.
@@ -112,14 +116,19 @@ class Pool:
                 )
             warnings.warn(f"{message} For an ensemble across ranks, use sampling='by_rank'.", stacklevel=2)
 
-    def fit_start(self, state: State, split: Split) -> None:
+    def fit_start(self, state: State, split: Split, ready: Ready) -> None:
         """Get ready to answer.
 
         Args:
             state: The training.
             split: How Composer splits a batch into microbatches of so many samples.
+            ready: What Composer does with a microbatch before the student gets it.
+
+        Raises:
+            ValueError: Where teachers cannot be asked about several microbatches at once.
         """
         self._split = split
+        self._ahead.fit_start(state, split, ready)
         for teacher in self.held:
             teacher.to_device(state)
 
@@ -131,6 +140,7 @@ class Pool:
     def open_batch(self, state: State) -> None:
         """A batch begins on which a teacher will answer; every rank calls this."""
         self.stores.open_batch()
+        self._ahead.open_batch(state)
         if any(teacher.placement == 'sharded' for teacher in self.held):
             assert self._split is not None
             self._lockstep.open_batch(state, self._split)
@@ -161,6 +171,11 @@ class Pool:
                 answers[i] = self.stores.answer(i, batch, positions, counted, ask)
                 continue
             assert isinstance(teacher, Teacher)
+            if i in scheduled and teacher.placement != 'sharded':
+                ahead = self._ahead.outputs(i, teacher, batch, positions)
+                if ahead is not None:
+                    answers[i] = ahead
+                    continue
             said = [teacher.outputs(part, where) for part, where, _ in parts]
             answers[i] = _joined(said, [places for _, _, places in parts])
             if teacher.placement == 'sharded':
@@ -172,6 +187,7 @@ class Pool:
                 if i in scheduled and isinstance(teacher, Teacher) and teacher.placement == 'sharded':
                     self._repeat(teacher, parts[-1], self._lockstep.due(self._size))
         self.stores.next_microbatch(batch)
+        self._ahead.next_microbatch(batch)
         return answers
 
     def _whole(self, teacher: Teacher, batch: Any, positions: Tensor | None) -> Tensor:

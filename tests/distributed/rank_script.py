@@ -110,6 +110,7 @@ EQUAL = {
     for placement in ('replicated', 'sharded', 'host')
 }
 EQUAL |= {
+    'words, ddp, several microbatches at once': lambda: words(microbatch=2, teacher_microbatch_size=6),
     'words, ddp, sharded, in parts': lambda: words(microbatch=3, placement='sharded', teacher_microbatch_size=2),
     'words, fsdp2, sharded, in parts': lambda: words(True, 8, placement='sharded', teacher_microbatch_size=3),
     'pictures, ddp, sharded, in parts': lambda: pictures(microbatch=3, placement='sharded', teacher_microbatch_size=1),
