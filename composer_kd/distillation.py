@@ -70,9 +70,9 @@ class Distillation(Algorithm):
         placement: Where teachers' weights lie: ``'replicated'`` (whole on every device), ``'sharded'`` (in parts over
             the student's FSDP mesh, or over all ranks), ``'host'`` (in host memory, each layer brought to the device
             when it runs), or ``'auto'``: whole, as long as they take a quarter of a device's memory at most.
-        teacher_microbatch_size: How many samples a teacher is asked about at once; ``None`` for a whole microbatch. With
-            more than that, as many whole microbatches as fit are asked about at once (not where the teacher is sharded,
-            nor for answers that are stored), which MixUp and CutMix do not allow.
+        teacher_microbatch_size: How many samples a teacher is asked about at once; ``None`` for a whole microbatch.
+            With more, as many whole microbatches as fit are asked about at once (not where the teacher is sharded, nor
+            where answers are stored), which MixUp and CutMix do not allow.
         on_nonfinite: What happens when a teacher's answer or the KD term is not finite: ``'stop'`` names batch, teacher
             and rank before any checkpoint of that step, ``'skip'`` leaves out such samples (or tokens) and counts them.
         on_change: What happens when a checkpoint is resumed that was trained with other teachers, loss or schedule:
