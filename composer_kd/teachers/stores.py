@@ -155,7 +155,8 @@ class Stores:
             keeper.close()
         # what other ranks wrote can be read too: all of it, so that what is asked does not depend on who was faster
         dist.barrier()
-        if any(keeper.refresh() for keeper in self._keepers.values() if keeper.fill):
+        grown = [keeper.refresh() for keeper in self._keepers.values() if keeper.fill]  # every one, not up to the first
+        if any(grown):
             self._attach()
 
     def open_batch(self) -> None:

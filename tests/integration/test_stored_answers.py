@@ -130,6 +130,11 @@ def test_views_that_come_again(tmp_path, microbatch):
     assert same(weights(again), weights(train(live(path), spec=spec(), duration='5ep', device_train_microbatch_size=microbatch)))
 
 
+def test_two_teachers_fill_their_stores_and_read_them_again(tmp_path):
+    fit = train([live(tmp_path / 'a'), live(tmp_path / 'b', seed=2)], spec=data(views=1), duration='3ep')
+    assert [(keeper(fit, i).read, keeper(fit, i).asked) for i in (0, 1)] == [(192, 96)] * 2
+
+
 def test_another_run_in_another_order_with_the_same_views(tmp_path):
     """A run of another seed sees the same views in another order, once view_seed says so."""
     path = tmp_path / 'store'
