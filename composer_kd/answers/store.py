@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -91,8 +92,7 @@ class Store:
                 begin.append(row)
                 row += samples
         self.samples = row
-        order = np.argsort(np.array(first, np.int64), kind='stable')
-        self._first, self._count, self._begin = (np.array(x, np.int64)[order] for x in (first, count, begin))
+        self._first, self._count, self._begin = _apart(*(np.array(x, np.int64) for x in (first, count, begin)))
         joined = np.concatenate(loose) if loose else np.empty(0, np.int64)
         by_key = np.argsort(joined, kind='stable')
         self._loose = joined[by_key]
@@ -149,9 +149,31 @@ class Store:
     @property
     def bytes(self) -> int:
         """Of all files of a store on this machine."""
-        return sum(path.stat().st_size for path in self.folder.rglob('*') if path.is_file())
+        found = 0
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # another run has just finished that part
+                    found += os.stat(os.path.join(folder, name)).st_size
+        return found
 
     @property
     def is_streamed(self) -> bool:
         """Whether mosaicml-streaming can read it as a data set: it is complete and has an index of all shards."""
         return self.manifest.complete and (self.folder / INDEX).is_file()
+
+
+def _apart(first: Rows, count: Rows, begin: Rows) -> tuple[Rows, Rows, Rows]:
+    """Segments sorted and cut so that none lies over another: two runs may have written the same samples.
+
+    Args:
+        first: The key that each begins with, ``(S,)``.
+        count: How many it has.
+        begin: The row of its first.
+    """
+    order = np.argsort(first, kind='stable')
+    first, count, begin = first[order], count[order], begin[order]
+    reached = np.maximum.accumulate(first + count)
+    taken = np.clip(np.concatenate([first[:1], reached[:-1]]) - first, 0, count)
+    first, count, begin = first + taken, count - taken, begin + taken
+    left = count > 0
+    return first[left], count[left], begin[left]

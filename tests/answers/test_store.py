@@ -82,6 +82,17 @@ def test_answers_written_twice(tmp_path):
     assert_holds(Store.open(tmp_path), [(0, i) for i in (1, 2, 3, 4, 5, 6, 7, 9)])
 
 
+@pytest.mark.parametrize('other', [range(40, 60), range(90, 130), range(100)], ids=str)
+def test_ranges_that_lie_over_one_another(tmp_path, other):
+    """By two runs at once: a short range within a long one hides nothing of what comes after it."""
+    fill(tmp_path, FORM, [(0, i) for i in range(100)])
+    fill(tmp_path, FORM, [(0, i) for i in other])
+    store = Store.open(tmp_path)
+    there = [(0, i) for i in {*range(100), *other}]
+    assert_holds(store, there)
+    assert store.missing(0, np.arange(200)).tolist() == sorted({*range(200)} - {i for _, i in there})
+
+
 def test_the_same_range_written_twice_is_there_once(tmp_path):
     one = fill(tmp_path, FORM, [(0, i) for i in range(16)])
     assert fill(tmp_path, FORM, [(0, i) for i in range(16)]) == one

@@ -80,11 +80,14 @@ def test_streaming_itself_reads_it(tmp_path):
     assert [data[i]['answer'][4:] for i in range(60)] == [answer(view, index) for view, first, count in segments for index in range(first, first + count)]
 
 
-def test_scattered_answers_have_their_place(tmp_path):
+@pytest.mark.parametrize('beside', [False, True], ids=['alone', 'beside the same in order'])
+def test_scattered_answers_have_their_place(tmp_path, beside):
     path = tmp_path / 'store'
     path.mkdir()
     which = [(0, int(i)) for i in np.random.default_rng(0).permutation(50)]
-    fill(path, FORM, which)
+    fill(path, FORM, which[::7] if beside else which)
+    if beside:
+        fill(path, FORM, sorted(which))
     finish(path)
     store = Store(Store.open(path).manifest, tmp_path / 'local', 'x', str(path), read_segments(path / 'segments.npy', 'x'), json.loads((path / 'index.json').read_text())['shards'])
     for view, index in which:

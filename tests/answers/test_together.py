@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -89,6 +90,18 @@ def test_a_store_that_grows_while_it_is_read(tmp_path):
     assert store.missing(1, np.arange(20)).tolist() == list(range(20))
     assert check(store) == 4
     assert Store.open(tmp_path).samples == 40
+
+
+def test_the_size_of_a_store_that_grows(tmp_path):
+    """A file that has its final name by the time it is looked at stops no training."""
+    fill(tmp_path, FORM, [(0, 0)])
+    store, begun = Store.open(tmp_path), Store.open(tmp_path).bytes
+    writer = threading.Thread(target=lambda: [fill(tmp_path, FORM, [(0, 3 * i), (0, 3 * i + 2)]) for i in range(150)])
+    writer.start()
+    while writer.is_alive():
+        assert store.bytes >= begun
+    writer.join()
+    assert store.bytes == sum(path.stat().st_size for path in tmp_path.rglob('*') if path.is_file()) > begun
 
 
 def test_a_store_removed_while_it_is_read(tmp_path):
