@@ -12,6 +12,7 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_kd import batches
+from composer_kd.answers import Answer
 from composer_kd.decision import Decision
 from composer_kd.guard import Guard
 from composer_kd.ledger import Ledger
@@ -112,15 +113,13 @@ class Teaching:
         if look:
             for i in looks:
                 self._looks[i].at(student, answers[i], labels, mask)
-                answer = answers[i]
-                if i not in now.teachers and isinstance(answer, Tensor):
-                    self.guard.teacher(i, *_that_count(answer, labels, mask))
+                if i not in now.teachers:
+                    self.guard.teacher(i, *_that_count(_values(answers[i]), labels, mask))
         if not now.on:
             return None
         rows = rows_that_count(student, [answers[i] for i in now.teachers], labels, mask)
         for i, answer in zip(now.teachers, rows.teachers, strict=True):
-            if isinstance(answer, Tensor):  # of sparse ones only what is finite is kept
-                self.guard.teacher(i, answer, rows.mask)
+            self.guard.teacher(i, _values(answer), rows.mask)
         kd = kd_term(
             s.loss, rows, [now.weights[i] for i in now.teachers], s.combine, now.temperature, self.share, state.batch,
             self.guard,
@@ -156,6 +155,11 @@ class Teaching:
             if not self._looks_left:
                 for look in self._looks.values():
                     look.verdict()
+
+
+def _values(answer: Answer) -> Tensor:
+    """What must be finite of an answer: a live teacher's in few numbers is not, where its logits were not."""
+    return answer if isinstance(answer, Tensor) else answer.log_probabilities
 
 
 def _that_count(logits: Tensor, labels: Any, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

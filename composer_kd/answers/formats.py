@@ -168,12 +168,18 @@ class Format:
             return torch.cat([_whole_to_bytes(classes, self.index_bytes), _bytes(values)], dim=-1)
         assert uniform is not None, 'draws need numbers to be made by'
         classes, counts = draw(logits, uniform, self.temperature)
+        # of NaN or infinity every draw is the class after the last: no draw at all, which comes back as NaN
+        none = ~torch.isfinite(logits.amax(dim=-1, keepdim=True))
+        classes, counts = classes.masked_fill(none, 0), counts.masked_fill(none, 0)
         return torch.cat(
             [_whole_to_bytes(classes, self.index_bytes), _whole_to_bytes(counts, self.value_bytes)], dim=-1,
         )
 
     def unpack(self, raw: Tensor) -> Answer:
-        """What :meth:`pack` was given, as far as it was kept; dense logits in float32."""
+        """What :meth:`pack` was given, as far as it was kept; dense logits in float32.
+
+        A row that was no answer (NaN, plus infinity, or minus infinity alone) has NaN among its values.
+        """
         if self.name == 'dense':
             return _from_bytes(raw, _DTYPES[self.dtype]).float()
         numbers, values = raw.split([self.k * self.index_bytes, raw.shape[-1] - self.k * self.index_bytes], dim=-1)
@@ -182,7 +188,7 @@ class Format:
             kept = _from_bytes(values, _DTYPES[self.dtype]).float()
             return Sparse(classes, kept[..., :-1], kept[..., -1], self.temperature, False, self.classes)
         counts = _bytes_to_whole(values, self.value_bytes)
-        share = (counts.float() / self.k).log()
+        share = (counts.float() / counts.sum(dim=-1, keepdim=True)).log()  # k of them, or none
         rest = torch.full_like(share[..., 0], -torch.inf)
         return Sparse(classes, share, rest, self.temperature, True, self.classes)
 

@@ -154,6 +154,17 @@ def test_what_is_taken_where_nothing_is_said():
     assert Format.restore(Format('sampled', 65, k=9).plain()) == Format('sampled', 65, k=9)
 
 
+@pytest.mark.parametrize('classes', [10, 256, 65_536])
+def test_what_is_no_answer_comes_back_as_none(classes):
+    """NaN, not a class: of that number plus one there is no class, and in as many bytes it is the first."""
+    z = torch.zeros(5, classes)
+    z[0, 3], z[1, 3], z[2], z[3, 3] = float('nan'), torch.inf, -torch.inf, -torch.inf
+    for form in (Format('top_k', classes, 'float16', 4), Format('sampled', classes, k=4)):
+        found = form.unpack(form.pack(z, uniform_of(form, 5)))
+        assert found.log_probabilities.isnan().any(-1).tolist() == [True] * 3 + [False] * 2, form
+        assert 0 <= found.classes.min() <= found.classes.max() < classes
+
+
 def test_logits_beyond_float16_stay_finite():
     form = Format('dense', 3, 'float16')
     kept = form.unpack(form.pack(torch.tensor([[7e4, -1e6, float('-inf')]])))

@@ -107,7 +107,8 @@ def test_two_sampled_teachers_at_once(tmp_path):
     assert not same(weights(mixed), weights(fit))
 
 
-def test_answers_that_are_not_finite_are_not_stored(tmp_path):
+@pytest.mark.parametrize('form', [{'name': 'dense', 'dtype': 'float32'}, {'name': 'top_k', 'k': 3}, {'name': 'sampled', 'k': 5}], ids=lambda form: form['name'])
+def test_answers_that_are_not_finite_are_not_stored(tmp_path, form):
     class Broken(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -119,10 +120,19 @@ def test_answers_that_are_not_finite_are_not_stored(tmp_path):
                 z = z.clone()
                 z[3, 2], z[5] = float('nan'), float('inf')
             return z
-    broken = Broken()
-    train({'module': broken, 'cache': {'path': str(tmp_path / 'store'), 'fill': True, 'format': {'name': 'dense', 'dtype': 'float32'}}},
-          on_nonfinite='skip', duration='1ep')
+
+    def cached(name):
+        return {'module': Broken(), 'cache': {'path': str(tmp_path / name), 'fill': True, 'format': form}}
+
+    settings = {'loss': {'name': 'kl_divergence', 'temperature': 2.0}, 'duration': '1ep'}
+    fit = train(cached('store'), on_nonfinite='skip', **settings)
     assert Store.open(tmp_path / 'store').samples == 96 - 2 * BATCHES
+    assert fit.kd.summary()['skipped_rows'] == 2 * BATCHES, 'nor learnt from'
+    for checked in (0, 2):
+        with pytest.raises(RuntimeError, match=r"at batch 0 .*: logits that are not finite from teacher 'teacher0' \(module:Broken\) on rank 0"):
+            train(cached(f'{checked}'), check_batches=checked, **settings)
+    with pytest.raises(RuntimeError, match="logits that are not finite from teacher 'teacher0'"):
+        train(cached('later'), start='4ba', **settings)  # looked at before it is asked
 
 
 def test_a_class_that_the_teacher_forbids_is_an_answer(tmp_path):
