@@ -32,7 +32,8 @@ class Verified:
         other: How many were given to another input than the recipe has there.
         told: What the first of these is.
         exact: How many are the same to the last bit.
-        largest: The largest difference of a kept logit or log-probability.
+        largest: The largest difference of a kept logit or log-probability, infinite where either is no number; of
+            classes that only one of the two keeps, by how much they must at least differ.
         agree: The share of rows whose likeliest class is the same.
         tolerance: The largest difference that rounding explains.
     """
@@ -147,7 +148,7 @@ def _tolerance(form: Format, precision: str) -> float:
 
 
 def _size(answer: Answer) -> float:
-    values = answer.log_probabilities if isinstance(answer, Sparse) else answer
+    values = torch.cat([answer.log_probabilities.flatten(), answer.log_rest]) if isinstance(answer, Sparse) else answer
     values = values[values.isfinite()]
     return float(values.abs().max()) if values.numel() else 0.0
 
@@ -157,12 +158,25 @@ def _compared(then: Answer, now: Answer) -> tuple[float, int]:
         return _sparse(then, now), int((then.likeliest() == now.likeliest()).sum())
     assert isinstance(then, Tensor)
     assert isinstance(now, Tensor)
-    return float((then - now).abs().max()) if len(then) else 0.0, int((then.argmax(-1) == now.argmax(-1)).sum())
+    return _apart(then, now), int((then.argmax(-1) == now.argmax(-1)).sum())
+
+
+def _apart(then: Tensor, now: Tensor) -> float:
+    """The largest difference of two tensors: none of infinities that are the same, infinite of NaN."""
+    found = (then - now).abs().nan_to_num(torch.inf).masked_fill(then == now, 0.0)
+    return float(found.max()) if found.numel() else 0.0
 
 
 def _sparse(then: Sparse, now: Sparse) -> float:
-    """The largest difference of the log-probabilities of classes that both keep."""
-    same = then.classes == now.classes
-    kept = same & then.log_probabilities.isfinite() & now.log_probabilities.isfinite()
-    found = (then.log_probabilities - now.log_probabilities).abs()[kept]
-    return float(found.max()) if found.numel() else 0.0
+    """The largest difference of log-probabilities, and at least that of classes that only one of the two keeps."""
+    if then.drawn:
+        return 0.0  # what is drawn moves in whole draws
+    both = then.classes.unsqueeze(-1) == now.classes.unsqueeze(-2)
+    ours, theirs = torch.broadcast_tensors(then.log_probabilities.unsqueeze(-1), now.log_probabilities.unsqueeze(-2))
+    found = [_apart(ours[both], theirs[both]), _apart(then.log_rest, now.log_rest)]
+    for one, other, kept in ((then, now, both.any(-1)), (now, then, both.any(-2))):
+        # the other holds it no likelier than the least likely of those that it keeps
+        least = other.log_probabilities.amin(dim=-1, keepdim=True).expand_as(kept)[~kept]
+        alone = one.log_probabilities[~kept]
+        found.append(_apart(torch.maximum(alone, least), least))
+    return max(found)

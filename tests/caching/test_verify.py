@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from composer_kd.caching import prepare, verify_store
+from composer_kd.caching import prepare, verify_store, write_store
 from composer_kd.recipes import load_recipe, train
 from composer_kd.recipes.tasks.digits import Digits
 from tests.caching.made import answers, cache, digits, refused, save_teacher, text, write, written
@@ -168,6 +169,36 @@ def test_a_teacher_that_says_something_else_with_the_same_digest(recipe, store):
         last[0] -= 0.4999
     found = verify_store(asked, str(store))
     assert found.fine, 'rounding'
+
+
+@pytest.mark.parametrize('form', ['dense', '{name: top_k, k: 3}'])
+def test_a_teacher_that_has_come_to_say_no_number_or_what_is_not_kept(recipe, tmp_path, form):
+    written(recipe, '--out', tmp_path / 'out', '--format', form)
+    asked = prepare(load_recipe(recipe, []), form=yaml.safe_load(form))
+    bias = [value for name, value in asked.teacher.module.named_parameters() if name.endswith('bias')][-1]
+    before = bias.clone()
+    for change in ({3: float('nan')}, {0: -torch.inf, 1: 0.5}, {5: 60.0, 6: 60.0, 7: 60.0}, {3: -torch.inf}):
+        with torch.no_grad():
+            bias.copy_(before)
+            for place, value in change.items():
+                bias[place] += value
+        found = verify_store(asked, str(tmp_path / 'out'))
+        assert not found.fine, change
+        assert found.largest > found.tolerance
+
+
+def test_a_class_that_the_teacher_forbids_hides_no_difference(recipe, tmp_path):
+    asked = prepare(load_recipe(recipe, []))
+    bias = [value for name, value in asked.teacher.module.named_parameters() if name.endswith('bias')][-1]
+    with torch.no_grad():
+        bias[0] = -torch.inf
+    write_store(asked, str(tmp_path / 'out'))
+    assert verify_store(asked, str(tmp_path / 'out')).largest == 0.0
+    with torch.no_grad():
+        bias[1] += 0.5
+    found = verify_store(asked, str(tmp_path / 'out'))
+    assert found.largest == pytest.approx(0.5, abs=0.01)
+    assert not found.fine
 
 
 def test_the_tolerance_follows_the_size_of_logits_and_the_precision(recipe, store):
