@@ -86,6 +86,7 @@ class Teaching:
             self.share.open_batch(state, _shift(state))
         if now.on or self.looking:
             self.pool.open_batch(state)
+            self.pool.stores.check_samples(state.batch)
 
     def microbatch(self, state: State, now: Decision) -> Tensor | None:
         """The KD term of a microbatch whose student has answered, or ``None`` while distillation is off."""

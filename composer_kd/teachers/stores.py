@@ -24,6 +24,7 @@ CHANGE_INPUTS: Mapping[str, str] = {
     'AugMix': 'augments the inputs once more', 'RandAugment': 'augments the inputs once more',
     'ProgressiveResizing': 'resizes the inputs', 'SeqLengthWarmup': 'shortens the inputs',
     'SelectiveBackprop': 'leaves samples of a batch out',
+    'Alibi': 'makes more and shorter samples of a batch (but with train_sequence_length_scaling=1)',
 }
 """Composer's algorithms after which a batch is not what its loader gave, so that answers to that are not answers."""
 
@@ -54,8 +55,10 @@ def refuse_changed_inputs(algorithms: Iterable[Any], where: str) -> None:
         ValueError: Naming the first.
     """
     for algorithm in algorithms:
-        why = CHANGE_INPUTS.get(type(algorithm).__name__)
-        if why is not None:
+        # also the user's own, that are made of one of them
+        kinds = [kind.__name__ for kind in type(algorithm).__mro__]
+        why = next((CHANGE_INPUTS[kind] for kind in kinds if kind in CHANGE_INPUTS), None)
+        if why is not None and getattr(algorithm, 'train_sequence_length_scaling', None) != 1:
             raise ValueError(
                 f'{where}: {type(algorithm).__name__} {why} after they were loaded, and stored answers are answers to '
                 'what was loaded. Leave one of them out.',
@@ -165,6 +168,20 @@ class Stores:
         self._notes = None if self._loader is None else self._loader.notes
         for keeper in self._keepers.values():
             keeper.open_batch()
+
+    def check_samples(self, batch: Any) -> None:
+        """See that a batch that is to be answered has as many samples as its loader noted.
+
+        Raises:
+            ValueError: If it has not: answers would go to other samples than they were given to.
+        """
+        size = batch_size_of(batch)
+        if self._notes is not None and size != len(self._notes['keys']):
+            raise ValueError(
+                f"teachers: a batch of {len(self._notes['keys'])} samples was loaded and has {size} now, and stored "
+                'answers are answers to what was loaded. Leave out what changes it (an algorithm or a transform of the '
+                'data), or take the teacher without a store.',
+            )
 
     def there(self, index: int) -> bool:
         """Whether the answers of one teacher to this batch can be had without finding some missing."""

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from composer import algorithms as ca
+from composer.core import Algorithm, Event
 from composer.models import ComposerClassifier
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -16,6 +17,12 @@ from tests.common import loader, same, weights
 pytestmark = pytest.mark.filterwarnings(
     'ignore:Teacher .* no better than', 'ignore:Cannot split tensor of length', 'ignore:Some targets have less',
 )
+
+
+class Own(ca.MixUp):
+    pass
+
+
 WHO = r"^teachers\[0\] \('teacher0'\)\.cache: "
 
 
@@ -87,17 +94,34 @@ def test_inputs_that_say_they_are_the_same_and_are_not(store, change, workers):
     train(stored(store), spec=same_again)
 
 
+class Shorter(Algorithm):
+    """An algorithm that nobody knows."""
+
+    def match(self, event, state):
+        return event == Event.AFTER_DATALOADER
+
+    def apply(self, event, state, logger):
+        images, labels = state.batch
+        state.batch = images[1:], labels[1:]
+
+
 @pytest.mark.parametrize('teachers', ['stored', 'live'])
 @pytest.mark.parametrize('algorithm', [
     ca.MixUp(alpha=0.2), ca.MixUp(alpha=0.2, interpolate_loss=True), ca.CutMix(alpha=1.0), ca.ColOut(), ca.CutOut(), ca.ProgressiveResizing(),
-    ca.SelectiveBackprop(start=0.0, end=1.0),
+    ca.SelectiveBackprop(start=0.0, end=1.0), Own(alpha=0.2), ca.Alibi(max_sequence_length=32),
 ], ids=lambda algorithm: type(algorithm).__name__)
 def test_algorithms_that_change_the_inputs(store, algorithm, teachers):
     with pytest.raises(ValueError, match=rf'^teachers: {type(algorithm).__name__} .* stored answers are answers to what was loaded\. Leave one of them out'):
         train(stored(store) if teachers == 'stored' else live(store), algorithms=[algorithm])
 
 
-@pytest.mark.parametrize('algorithm', [ca.LabelSmoothing(0.1), ca.EMA(half_life='2ba'), ca.BlurPool(min_channels=4), ca.ChannelsLast(), ca.GradientClipping('norm', 1.0)],
+def test_other_samples_than_were_loaded(store):
+    with pytest.raises(ValueError, match='a batch of 16 samples was loaded and has 15 now'):
+        train(stored(store), algorithms=[Shorter()])
+    train(live(), algorithms=[Shorter()], duration='1ba')
+
+
+@pytest.mark.parametrize('algorithm', [ca.LabelSmoothing(0.1), ca.EMA(half_life='2ba'), ca.BlurPool(min_channels=4), ca.ChannelsLast(), ca.GradientClipping('norm', 1.0), ca.Alibi(32, train_sequence_length_scaling=1)],
                          ids=lambda algorithm: type(algorithm).__name__)
 def test_algorithms_that_do_not(store, algorithm, tmp_path):
     want = trained(live(), algorithms=[copy.deepcopy(algorithm)])
