@@ -88,8 +88,16 @@ class Manifest:
         return found
 
     @property
+    def bound(self) -> dict[str, Mapping[str, Any]]:
+        """What must be the same of answers that lie in one store, as :meth:`differences` takes it."""
+        return {
+            'teacher': {'digest': self.teacher.get('digest')}, 'data': self.data, 'view': self.view, 'rows': self.rows,
+            'format': self.format.plain(),
+        }
+
+    @property
     def identity(self) -> str:
-        """What must be the same of answers that lie in one store: teacher, data, views, rows and format."""
+        """Sixteen digits that follow from what is :attr:`bound`."""
         return digest(_plain([
             self.teacher.get('digest'), dict(self.data), dict(self.view), dict(self.rows), self.format.plain(),
         ]))[:16]
@@ -104,8 +112,15 @@ class Manifest:
         own = folder / f'.{NAME}.{uuid.uuid4().hex[:8]}'
         write_atomically(own, text)
         with contextlib.suppress(FileExistsError):
-            os.link(own, folder / NAME)  # unlike a rename, it replaces nothing
-        own.unlink()
+            try:
+                os.link(own, folder / NAME)  # unlike a rename, it replaces nothing
+            except FileExistsError:
+                raise
+            except OSError:  # there are file systems without links
+                with open(folder / NAME, 'x', encoding='utf-8') as file:
+                    file.write(text)
+            finally:
+                own.unlink()
 
     @classmethod
     def read(cls, path: Path, where: str) -> Manifest:

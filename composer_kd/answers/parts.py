@@ -69,11 +69,18 @@ class PartWriter:
 
     Args:
         store: The store's folder.
+        of: The identity of the manifest that it was begun with; ``None`` for the one that is there.
+
+    Raises:
+        OSError: If another store is there by now, or it cannot be written.
     """
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, of: str | None = None) -> None:
         from streaming import MDSWriter
 
+        self._of = Manifest.read(store / NAME, 'store').identity
+        if of not in (None, self._of):
+            raise OSError('another store was begun at the same place meanwhile')
         parts = store / PARTS
         parts.mkdir(parents=True, exist_ok=True)
         self._parts = parts
@@ -82,7 +89,6 @@ class PartWriter:
             columns={COLUMN: 'bytes'}, out=str(self._path), hashes=['xxh64'], size_limit=_SHARD,
         )
         self._keys: list[int] = []
-        self._of = Manifest.read(store / NAME, 'store').identity
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -121,11 +127,13 @@ class PartWriter:
         for path in self._path.iterdir():
             _synced(path)
         final = self._parts / name
-        if final.exists():  # another process was as far at the same time: its answers are the same
-            shutil.rmtree(self._path)
-        else:
+        try:
             os.rename(self._path, final)
-            _synced(self._parts)
+        except OSError:
+            if not final.exists():
+                raise
+            shutil.rmtree(self._path)  # another process was as far at the same time: its answers are the same
+        _synced(self._parts)
         return final
 
     def drop(self) -> None:

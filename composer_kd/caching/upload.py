@@ -42,19 +42,11 @@ def refuse_others(uri: str, manifest: Manifest) -> None:
             there = Manifest.read(file, '--out')
     except FileNotFoundError:
         return
-    found = there.differences(expected(manifest), 'this recipe')
+    found = there.differences(manifest.bound, 'this recipe')
     if found:
         raise ValueError(
             f"--out: '{uri}' holds other answers: {'; '.join(found)}. Give another URI; nothing was touched.",
         )
-
-
-def expected(manifest: Manifest) -> dict[str, Any]:
-    """What a store must be for a recipe's answers to be added to it."""
-    return {
-        'teacher': {'digest': manifest.teacher['digest']}, 'data': manifest.data, 'view': manifest.view,
-        'rows': manifest.rows, 'format': manifest.format.plain(),
-    }
 
 
 def upload(folder: Path, uri: str) -> None:

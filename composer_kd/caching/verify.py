@@ -99,10 +99,7 @@ def verify_store(asked: Asked, path: str, samples: int = 1000) -> Verified:
     """
     store = Store.open(path, 'verify')
     manifest = asked.manifest()
-    found = store.manifest.differences({
-        'teacher': {'digest': manifest.teacher['digest']}, 'data': manifest.data, 'view': manifest.view,
-        'rows': manifest.rows,
-    }, 'this recipe')
+    found = store.manifest.differences(manifest.bound, 'this recipe')
     if found:
         raise ValueError(f"verify: '{path}' does not belong to this recipe: {'; '.join(found)}.")
     files, damaged = damaged_shards(Path(path), 'verify')

@@ -23,7 +23,7 @@ from composer_kd.answers.manifest import NAME
 from composer_kd.answers.parts import PARTS, PartWriter, read_parts, remove_unfinished, write_index
 from composer_kd.caching.asking import WHERE, Asked
 from composer_kd.caching.samples import keys_to_write, loader_of, noted
-from composer_kd.caching.upload import check_uri, expected, refuse_others, upload
+from composer_kd.caching.upload import check_uri, refuse_others, upload
 from composer_kd.models.outside import on_first_ranks, raise_everywhere
 from composer_kd.teachers.fetch import is_remote
 from composer_kd.teachers.keeper import PART_SAMPLES, PART_SECONDS
@@ -79,7 +79,7 @@ def write_store(asked: Asked, out: str, only_asked: bool = False, local: str | N
     wanted = _together(lambda: keys_to_write(asked, only_asked))
     todo = wanted[store.locate(wanted) < 0]
     share = np.array_split(todo, dist.get_world_size())[dist.get_global_rank()]
-    _write(asked, folder, share, len(wanted), len(wanted) - len(todo))
+    _write(asked, store, share, len(wanted), len(wanted) - len(todo))
     seconds = time.monotonic() - started
 
     def finish() -> None:
@@ -161,7 +161,7 @@ def _cannot(folder: Path, error: OSError) -> ValueError:
 
 def _opened(folder: Path, manifest: Manifest) -> Store:
     store = Store.open(folder, '--out')
-    found = store.manifest.differences(expected(manifest), 'this recipe')
+    found = store.manifest.differences(manifest.bound, 'this recipe')
     if found:
         raise ValueError(
             f"--out: '{folder}' holds other answers: {'; '.join(found)}. Give another folder, or set what they were "
@@ -170,11 +170,11 @@ def _opened(folder: Path, manifest: Manifest) -> Store:
     return store
 
 
-def _write(asked: Asked, folder: Path, keys: Keys, wanted: int, there: int) -> None:
+def _write(asked: Asked, store: Store, keys: Keys, wanted: int, there: int) -> None:
     # A rank that is done, or has failed, meets the others in every beat: none runs out of time waiting for it, and all
     # stop when one must.
     ranks, failed = dist.get_world_size(), None
-    batches = _answered(asked, folder, keys)
+    batches = _answered(asked, store, keys)
     shown = dist.get_global_rank() == 0 and there < wanted
     bar = tqdm(
         total=wanted, initial=there, unit=' answers', unit_scale=True, desc='answers', disable=not shown,
@@ -188,7 +188,7 @@ def _write(asked: Asked, folder: Path, keys: Keys, wanted: int, there: int) -> N
                 for _, count in zip(range(_BEAT if ranks > 1 else 1), batches, strict=False):
                     bar.update(min(count * ranks, wanted - bar.n))
             except OSError as error:
-                failed = _cannot(folder, error)
+                failed = _cannot(store.folder, error)
             except ValueError as error:
                 failed = error
             raise_everywhere(failed)
@@ -196,14 +196,14 @@ def _write(asked: Asked, folder: Path, keys: Keys, wanted: int, there: int) -> N
         bar.update(wanted - bar.n)
 
 
-def _answered(asked: Asked, folder: Path, keys: Keys) -> Generator[int, None, None]:
+def _answered(asked: Asked, store: Store, keys: Keys) -> Generator[int, None, None]:
     """Write the answers of this rank; gives how many each batch has."""
     part: PartWriter | None = None
     since = 0.0
     try:
         for batch, notes in noted(loader_of(asked, keys)):
             if part is None:
-                part, since = PartWriter(folder), time.monotonic()
+                part, since = PartWriter(store.folder, store.manifest.identity), time.monotonic()
             write_batch(asked, part, batch, notes)
             if len(part) >= PART_SAMPLES or time.monotonic() - since >= PART_SECONDS:
                 part.close()

@@ -116,11 +116,21 @@ class Keeper:
                 )
 
     def refresh(self) -> bool:
-        """Finish what is being written and open the store anew; whether there is more in it than before."""
+        """Finish what is being written and open the store anew; whether there is more in it than before.
+
+        Raises:
+            ValueError: If it is another store by now.
+        """
+        assert self.store is not None
         self.close()
-        before = 0 if self.store is None else self.store.samples
-        self.store = Store.open(self.path, self.where)
-        return self.store.samples > before
+        before, self.store = self.store, Store.open(self.path, self.where)
+        found = before.manifest.differences(self.store.manifest.bound, 'the one that is there now')
+        if found:
+            raise ValueError(
+                f"{self.where}: another store was begun in '{self.path}' during this training: {'; '.join(found)}. "
+                'Give each a folder of its own, and resume.',
+            )
+        return self.store.samples > before.samples
 
     # what happens in a batch
 
@@ -201,7 +211,9 @@ class Keeper:
             return
         with self._or_give_up():
             if self._part is None:
-                self._part, self._since = PartWriter(Path(self.path)), time.monotonic()
+                assert self.store is not None
+                of = self.store.manifest.identity
+                self._part, self._since = PartWriter(Path(self.path), of), time.monotonic()
             for key, (fingerprint, payload) in fresh.items():
                 self._part.write(key, fingerprint & (2**64 - 1), payload)
             self._written.update(fresh)

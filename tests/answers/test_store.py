@@ -1,5 +1,6 @@
 """Answers are found by view and sample, whatever order and parts they were written in, by any number of processes."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -296,9 +297,26 @@ def test_a_store_is_begun_once(tmp_path):
     manifest().write(tmp_path, begin=True)
     manifest(Format('dense', 5)).write(tmp_path, begin=True)
     assert Store.open(tmp_path).format == FORM
+    assert [path.name for path in tmp_path.iterdir()] == ['manifest.json']
     manifest(Format('dense', 5)).write(tmp_path)
     assert Store.open(tmp_path).format.classes == 5
-    assert [path.name for path in tmp_path.iterdir()] == ['manifest.json']
+
+
+def test_a_store_is_begun_once_where_files_have_one_name_each(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EOPNOTSUPP, 'Operation not supported')
+    monkeypatch.setattr(os, 'link', link)
+    test_a_store_is_begun_once(tmp_path)
+
+
+def test_a_part_belongs_to_the_store_that_its_writer_knows(tmp_path):
+    manifest().write(tmp_path)
+    known = Store.open(tmp_path).manifest.identity
+    manifest(view={'seed': 18}).write(tmp_path)
+    with pytest.raises(OSError, match='another store was begun at the same place meanwhile'):
+        parts.PartWriter(tmp_path, known)
+    assert not (tmp_path / 'parts').exists()
+    parts.PartWriter(tmp_path, Store.open(tmp_path).manifest.identity).close()
 
 
 @pytest.mark.parametrize('version', [0, 2, '1', None])

@@ -8,7 +8,7 @@ from composer.core import Event
 
 from composer_kd import Distillation
 from composer_kd.answers import Store
-from composer_kd.teachers import parse_teachers
+from composer_kd.teachers import keeper, parse_teachers
 from tests.answers.training import data, live, stored, teacher, train, trained
 from tests.common import Watch, classifier, same, weights
 
@@ -217,6 +217,26 @@ def test_a_manifest_gone_and_another_teacher_does_not_take_the_parts_over(store,
     (path / 'manifest.json').unlink()
     with pytest.raises(ValueError, match='was written for another store'):
         train(live(path, seed=2))
+
+
+@pytest.mark.parametrize('views', [1, None], ids=['read again', 'only written'])
+def test_another_store_begun_at_the_same_place_during_the_training(tmp_path, views, monkeypatch, caplog):
+    """Its answers are not read, and none are written among them."""
+    path = tmp_path / 'store'
+    monkeypatch.setattr(keeper, 'PART_SAMPLES', 16)
+
+    def replaced(state):
+        if state.timestamp.batch == 6:
+            shutil.rmtree(path)
+            train(live(path, seed=2), spec=data(views=views), duration='1ep')
+    watch = Watch(Event.EPOCH_END, replaced)
+    if views is None:
+        train(live(path), algorithms=[watch])
+        assert 'another store was begun at the same place meanwhile' in caplog.text
+    else:
+        with pytest.raises(ValueError, match=WHO + r"another store was begun in '.*' during this training: teacher\.digest is "):
+            train(live(path), spec=data(views=1), algorithms=[watch])
+    assert Store.open(path).samples == 96
 
 
 def test_a_manifest_of_another_version(store, tmp_path):
