@@ -40,7 +40,7 @@ def keys_of(view: int | NDArray[np.int64], indices: Sequence[int] | NDArray[np.i
 
 
 def fingerprints(batch: Any) -> NDArray[np.uint64]:
-    """A number for each sample of a batch that follows from every bit of it: inputs, labels, their types and order.
+    """A number for each sample of a batch that follows from every bit of its inputs and labels, in their order.
 
     Of a text, what ``attention_mask`` hides is left out: how far a batch is padded depends on its longest text.
 
