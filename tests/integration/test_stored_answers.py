@@ -130,6 +130,11 @@ def test_views_that_come_again(tmp_path, microbatch):
     assert same(weights(again), weights(train(live(path), spec=spec(), duration='5ep', device_train_microbatch_size=microbatch)))
 
 
+def test_workers_that_are_kept_read_what_was_written_meanwhile(tmp_path):
+    fit = train(live(tmp_path / 'store'), spec=data(views=1, num_workers=2), duration='3ep')
+    assert (keeper(fit).read, keeper(fit).asked) == (2 * 96, 96)
+
+
 def test_two_teachers_fill_their_stores_and_read_them_again(tmp_path):
     fit = train([live(tmp_path / 'a'), live(tmp_path / 'b', seed=2)], spec=data(views=1), duration='3ep')
     assert [(keeper(fit, i).read, keeper(fit, i).asked) for i in (0, 1)] == [(192, 96)] * 2
