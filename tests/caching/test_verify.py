@@ -187,6 +187,21 @@ def test_a_teacher_that_has_come_to_say_no_number_or_what_is_not_kept(recipe, tm
         assert found.largest > found.tolerance
 
 
+def test_draws_move_little_where_the_teacher_does(recipe, tmp_path):
+    written(recipe, '--out', tmp_path / 'out', '--format', '{name: sampled, k: 20}')
+    asked = prepare(load_recipe(recipe, []), form={'name': 'sampled', 'k': 20})
+    bias = [value for name, value in asked.teacher.module.named_parameters() if name.endswith('bias')][-1]
+    found = []
+    for change in (0.0, 1e-4, 0.5, 9.0, float('nan')):
+        with torch.no_grad():
+            bias[4] += change
+        found.append(verify_store(asked, str(tmp_path / 'out')))
+    assert [one.fine for one in found] == [True, True, False, False, False]
+    assert [found[0].largest, found[4].largest] == [0.0, float('inf')]
+    assert found[1].largest <= 1e-4
+    assert 0.2 < found[3].largest < 0.3, 'all draws are of class 4 now, and were of any'
+
+
 def test_a_class_that_the_teacher_forbids_hides_no_difference(recipe, tmp_path):
     asked = prepare(load_recipe(recipe, []))
     bias = [value for name, value in asked.teacher.module.named_parameters() if name.endswith('bias')][-1]
