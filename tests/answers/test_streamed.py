@@ -13,6 +13,7 @@ from streaming import StreamingDataset
 from composer_kd.answers import Store, parts
 from composer_kd.answers.keys import key_of, keys_of
 from composer_kd.answers.parts import read_parts, read_segments, write_index
+from composer_kd.teachers.stored import _local_for
 from tests.answers.made import FORM, answer, fill, manifest, print_of
 from tests.answers.training import data, keeper, live, stored, train, trained
 from tests.common import same, weights
@@ -178,6 +179,13 @@ def test_several_processes_that_fetch_the_same_at_once(tmp_path, monkeypatch):
     assert [out.get(timeout=60) for _ in readers] == [[answer(0, i) for i in range(300)]] * 4
     for reader in readers:
         reader.join()
+
+
+def test_no_shard_of_an_earlier_store_of_the_same_teacher_is_taken(tmp_path):
+    """Hardware may round otherwise, and its shards are as long: what writing took tells them apart."""
+    one, other = (manifest(complete=True, cost={'seconds': seconds}) for seconds in (1.0, 2.0))
+    assert _local_for(str(tmp_path), one) != _local_for(str(tmp_path), other)
+    assert _local_for(str(tmp_path), one) == _local_for(str(tmp_path), dataclasses.replace(one))
 
 
 def test_a_store_written_anew_at_the_same_place_is_fetched_anew(complete, tmp_path):
