@@ -33,7 +33,7 @@ def refuse_mixed_ahead(algorithms: Iterable[Any], size: int | None, microbatch: 
         return
     for algorithm in algorithms:
         name = type(algorithm).__name__
-        if name in MIX:
+        if any(kind.__name__ in MIX for kind in type(algorithm).__mro__):
             raise ValueError(
                 f'teacher_microbatch_size: {size} is more than one microbatch of {math.ceil(microbatch)}, and {name} '
                 'mixes each microbatch just before the student sees it, which is too late for a teacher that is asked '

@@ -125,7 +125,11 @@ def test_positions_in_any_order():
     close(read(6, spec())[0], read(None, spec())[0])
 
 
-@pytest.mark.parametrize('mix', [ca.MixUp(alpha=0.2), ca.CutMix(alpha=1.0)], ids=lambda mix: type(mix).__name__)
+class OwnMixUp(ca.MixUp):
+    pass
+
+
+@pytest.mark.parametrize('mix', [ca.MixUp(alpha=0.2), ca.CutMix(alpha=1.0), OwnMixUp(alpha=0.2)], ids=lambda mix: type(mix).__name__)
 def test_what_is_mixed_later_is_refused(mix):
     with pytest.raises(ValueError, match=rf'^teacher_microbatch_size: 8 is more than one microbatch of 2, and {type(mix).__name__} mixes .* Give 2 or leave it out\.$'):
         run(8, algorithms=[mix])
