@@ -114,20 +114,35 @@ def choose_steps(
             "it out, or use placement='replicated'.",
         )
     steps = [_smaller(prepare.resolution)] if prepare.resolution is not None else []
-    if whole and prepare.fold_batchnorm is not False:
+    steps += _rearranged(model, prepare, device, who) if whole else []
+    steps += _precise(model, prepare.precision, device, precision, whole, who)
+    if prepare.compile is not None:
+        steps.append(_compiled(prepare.compile))
+    hook = _hooked(model)
+    if hook is not None and not all(step.asked or step.change is None for step in steps):
+        # a hook sees the inside of one model, the user's, and may change it
+        log.debug("%s: 'auto' leaves it as it is, as its module '%s' has hooks.", who, hook)
+        steps = [step for step in steps if step.asked or step.change is None]
+    return steps
+
+
+def _hooked(model: nn.Module) -> str | None:
+    return next((name for name, part in model.named_modules() if part._forward_hooks or part._forward_pre_hooks), None)
+
+
+def _rearranged(model: nn.Module, prepare: Prepare, device: torch.device, who: str) -> list[Step]:
+    steps = []
+    if prepare.fold_batchnorm is not False:
         pairs = find_pairs(model)
         if pairs.names:
             steps.append(_folded(pairs, prepare.fold_batchnorm is True))
         else:
             log.debug('%s: no BatchNorm is folded, as %s.', who, pairs.obstacle)
     images = has_images(model) and (prepare.channels_last is True or device.type in ('cpu', 'cuda'))
-    if whole and images and prepare.channels_last is not False:
+    if images and prepare.channels_last is not False:
         last = partial(torch.Tensor.contiguous, memory_format=torch.channels_last)
         asked = prepare.channels_last is True
         steps.append(Step('channels_last', 'channels_last', asked, to_channels_last, images=last))
-    steps += _precise(model, prepare.precision, device, precision, whole, who)
-    if prepare.compile is not None:
-        steps.append(_compiled(prepare.compile))
     return steps
 
 
