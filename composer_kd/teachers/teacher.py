@@ -172,8 +172,9 @@ class Teacher:
 
     def _answer(self, batch: Any, positions: Tensor | None, check: bool = True) -> Tensor:
         given = without_target(batch, self._target_key)
+        module = self.module
         if self.prepared is None:
-            return self._ask(self.module, given, positions)
+            return self._ask(module, given, positions)
         answer = self.prepared.answer(given, positions, target_of(batch, self._target_key), check)
         if self._alone and self.prepared.untouched is not None and self.prepared.error is not None:
             if self.prepared.failed is not None:

@@ -30,7 +30,7 @@ class Prepare:
             has two-dimensional convolutions, on a CPU or a GPU of CUDA.
         fold_batchnorm: Whether each BatchNorm that follows one convolution or linear layer becomes part of it;
             ``'auto'``: where that can be seen from the model's code.
-        compile: Arguments of ``torch.nn.Module.compile``; ``None`` for not at all.
+        compile: Arguments of ``torch.compile``; ``None`` for not at all.
         resolution: The side to which larger images are reduced for the teacher, in pixels; ``None`` for as they are.
         tolerance: How far the prepared teacher's first answers may be from the untouched one's, as a share of their
             spread over classes; ``None``: 1e-3 where products are of float32, 0.05 where they are of fewer bits.

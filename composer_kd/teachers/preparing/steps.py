@@ -171,7 +171,9 @@ def _precise(
 
 def _compiled(arguments: Mapping[str, Any]) -> Step:
     def compiled(model: nn.Module) -> None:
-        model.compile(**{key: dict(value) if key == 'options' else value for key, value in arguments.items()})
+        given: dict[str, Any] = {key: dict(value) if key == 'options' else value for key, value in arguments.items()}
+        # Module.compile does nothing, without a word, for torch's own containers such as Sequential
+        model.forward = torch.compile(model.forward, **given)
 
     backend = arguments.get('backend', 'inductor')
     told = [backend if isinstance(backend, str) else getattr(backend, '__name__', 'own'), arguments.get('mode')]
