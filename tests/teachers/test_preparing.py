@@ -12,7 +12,14 @@ from composer_kd import Distillation
 from composer_kd.models import build_model
 from composer_kd.models.surgery import apply_surgery
 from composer_kd.teachers import Teacher, digest_of
-from composer_kd.teachers.preparing import AUTO, choose_steps, read_prepare, relative_error, sharing_copy, with_resolution
+from composer_kd.teachers.preparing import (
+    AUTO,
+    choose_steps,
+    read_prepare,
+    relative_error,
+    sharing_copy,
+    with_resolution,
+)
 from tests.answers.training import text_model
 from tests.common import Counting, same, weights
 from tests.integration.test_huggingface import bert, masked
@@ -193,7 +200,8 @@ def test_weights_kept_in_16_bits_give_the_bits_that_autocast_gives(make, dtype):
         plain = model(batch[0]) if isinstance(batch, tuple) else model(**batch).logits
     assert torch.equal(teacher.outputs(batch), plain)
     kept = {type(part) for part in teacher.module.modules() for p in part.parameters(recurse=False) if p.dtype is dtype}
-    assert kept and kept <= {nn.Linear, nn.Conv2d}
+    assert kept
+    assert kept <= {nn.Linear, nn.Conv2d}
     assert not any(p.dtype is dtype for p in model.parameters())
 
 

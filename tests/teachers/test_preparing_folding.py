@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from composer_kd.teachers.preparing import find_pairs, fold, relative_error, sharing_copy
+from composer_kd.teachers.preparing import find_pairs, fold, read_prepare, refuse_impossible, relative_error, sharing_copy
 from tests.teachers.preparing_models import (
     ByValue,
     CalledTwice,
@@ -51,7 +51,6 @@ def test_a_batchnorm_that_is_not_alone_with_its_layer_stays(model):
     model = lived_in(model())
     assert find_pairs(model).names == ()
     with pytest.raises(ValueError, match='nothing can be folded, as'):
-        from composer_kd.teachers.preparing import read_prepare, refuse_impossible
         refuse_impossible(model, read_prepare({'fold_batchnorm': True}), 'teachers[0]')
     teacher = prepared(model)
     plain = model(pixels()).detach()
