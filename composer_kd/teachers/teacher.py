@@ -147,7 +147,8 @@ class Teacher:
         steps = choose_steps(self.module, self.prepare, device, precision, self.placement, who)
         if steps:
             tolerance = tolerance_of(self.prepare.tolerance, steps, device, precision)
-            self.prepared = Prepared(self.module, steps, who, tolerance, self._ask)
+            together = self.placement == 'sharded'
+            self.prepared = Prepared(self.module, steps, who, tolerance, self._ask, together)
 
     def settle(self) -> None:
         """Let the untouched model go, once a first answer has shown that the prepared one answers as it does."""

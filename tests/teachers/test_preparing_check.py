@@ -4,9 +4,10 @@ import logging
 
 import pytest
 import torch
+from composer.core import Precision
 from torch import nn
 
-from composer_kd.teachers.preparing import Prepared, Step, agreement, relative_error
+from composer_kd.teachers.preparing import Prepared, Step, agreement, choose_steps, read_prepare, relative_error
 from tests.teachers.preparing_models import TokensAsChannels, lived_in, pixels, prepared, small
 
 
@@ -189,6 +190,21 @@ def test_the_untouched_model_is_let_go_and_asked_once_about_few_samples():
     assert asked == [(8, False), (8, True), (12, True), (12, True)]
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize('samples', [3, 8, 12, 70])
+@pytest.mark.parametrize('said', [{'precision': 'bf16', 'tolerance': 0.5}, {'precision': 'bf16', 'tolerance': 1e-6}, {'resolution': 6}], ids=str)
+def test_ranks_that_have_to_ask_together_ask_equally_often(said, samples):
+    calls = []
+    model = small()
+    model.register_forward_hook(lambda *_: calls.append(1))
+    steps = choose_steps(model, read_prepare(said), torch.device('cpu'), Precision.FP32, 'sharded', 'a')
+    one = Prepared(model, steps, 'a', said.get('tolerance', 1e-3), lambda model, batch, positions: model(batch[0]).detach(), together=True)
+    one.answer((pixels(samples),), None, None)
+    assert len(calls) == 3
+    assert (one.failed is not None) == (said.get('tolerance') == 1e-6)
+    if one.failed is not None:
+        assert one.failed.startswith('a: prepare.precision (precision bf16) takes its first answers')
 
 
 def test_what_was_left_out_before_is_left_out_again():

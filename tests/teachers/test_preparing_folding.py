@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from composer_kd.teachers.preparing import find_pairs, fold, read_prepare, refuse_impossible, relative_error, sharing_copy
+from composer_kd.teachers.preparing import (
+    find_pairs,
+    fold,
+    read_prepare,
+    refuse_impossible,
+    relative_error,
+    sharing_copy,
+)
 from tests.teachers.preparing_models import (
     ByValue,
     CalledTwice,

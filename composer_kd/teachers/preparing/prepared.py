@@ -38,6 +38,8 @@ class Prepared:
         who: The teacher, for messages.
         tolerance: How far the first answers may be off; see :func:`tolerance_of`.
         ask: Asks a model.
+        together: Whether all ranks have to ask the model equally often, as where its weights lie in parts: then its
+            first answer takes three forwards, whatever the batch and however far it is off.
 
     Attributes:
         untouched: The model as it came, until the preparation is settled.
@@ -53,13 +55,14 @@ class Prepared:
 
     def __init__(
         self, model: nn.Module, steps: Sequence[Step], who: str, tolerance: float, ask: Ask,
+        together: bool = False,
     ) -> None:
         self.untouched: nn.Module | None = model
         self.steps = list(steps)
         self.error: float | None = None
         self.agreement: tuple[float, float] | None = None
         self.failed: str | None = None
-        self._who, self._tolerance, self._ask = who, tolerance, ask
+        self._who, self._tolerance, self._ask, self._together = who, tolerance, ask, together
         self._left_out: set[str] = set()
         self._model: nn.Module | None = self._made_or_left(model)
 
@@ -162,7 +165,9 @@ class Prepared:
         resolution = [step for step in self.steps if step.name == 'resolution']
         untouched = self.untouched
         assert untouched is not None
-        whole = None if not resolution else self._at_full_size(untouched, *_few(batch, positions, labels, COMPARED)[:2])
+        whole = None
+        if resolution and not self._together:
+            whole = self._at_full_size(untouched, *_few(batch, positions, labels, COMPARED)[:2])
         try:
             expected = self._run(untouched, resolution, few, places)
         except (RuntimeError, AssertionError, TypeError, IndexError) as error:
@@ -172,9 +177,11 @@ class Prepared:
                 f'{self._who}: it cannot take images at prepare.resolution: {_told(error)}. Leave it out.',
             ) from error
         answer, off, reason = self._measured(self.model, self.steps, few, places, some, expected)
-        if off > self._tolerance:
+        if off > self._tolerance and self._together:
+            self._refuse(self.steps[-1], off, reason)
+        elif off > self._tolerance:
             answer, off = None, self._blame(few, places, some, expected, reason)
-        if answer is None or few is not batch:
+        if answer is None or few is not batch or self._together:
             answer = self._run(self.model, self.steps, batch, positions)
         if whole is not None:
             self._compare(answer, whole)
