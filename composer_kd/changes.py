@@ -11,9 +11,11 @@ from composer.utils import dist
 log = logging.getLogger(__name__)
 
 WITHOUT_EFFECT = frozenset({
-    'teachers', 'check_batches', 'placement', 'teacher_microbatch_size', 'on_nonfinite', 'on_change',
+    'teachers', 'check_batches', 'placement', 'teacher_microbatch_size', 'prepare', 'on_nonfinite', 'on_change',
 })
-"""Settings that change nothing about what is learnt; teachers are compared by their digests."""
+"""Settings that change nothing about what is learnt; teachers are compared by their digests, which say at which
+resolution they see images. The rest of ``prepare`` changes how answers are rounded, as other hardware does.
+"""
 
 _SHOWN = 12
 

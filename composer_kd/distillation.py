@@ -42,8 +42,8 @@ class Distillation(Algorithm):
             ``{torchvision: NAME, weights: NAME}`` (published weights by torchvision's names; default: the best),
             ``{module: nn.Module}``, or ``{cache: PATH_OR_URI}`` (stored answers alone; see :mod:`composer_kd.answers`).
             A mapping may carry ``name``, ``weight`` (default 1), ``digest``, ``logits_key``, and beside a teacher
-            ``cache: {path: ..., fill: true, format: ...}``: answers are read where they are stored, and stored where
-            they are not (``fill``; default false).
+            ``prepare`` (in place of that of all) and ``cache: {path: ..., fill: true, format: ...}``: answers are read
+            where they are stored, and stored where they are not (``fill``; default false).
         loss: A name, ``{name: ..., **settings}``, or a function of (student_logits, teacher_logits). See
             :mod:`composer_kd.losses` for the names. Its ``temperature`` may follow a scheduler, as ``kd_loss_weight``.
         kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or
@@ -73,6 +73,10 @@ class Distillation(Algorithm):
         teacher_microbatch_size: How many samples a teacher is asked about at once; ``None`` for a whole microbatch.
             With more, as many whole microbatches as fit are asked about at once (not where the teacher is sharded, nor
             where answers are stored), which MixUp and CutMix do not allow.
+        prepare: How teachers are prepared for inference: ``'none'``, ``'auto'``, or a mapping that says otherwise than
+            ``'auto'`` for some of ``precision``, ``channels_last``, ``fold_batchnorm``, ``compile``, ``resolution`` and
+            ``tolerance``; see :class:`composer_kd.teachers.Prepare`. Their first answers are held against those of the
+            untouched model: what takes them too far off is left out with a warning, or refused if it was asked for.
         on_nonfinite: What happens when a teacher's answer or the KD term is not finite: ``'stop'`` names batch, teacher
             and rank before any checkpoint of that step, ``'skip'`` leaves out such samples (or tokens) and counts them.
         on_change: What happens when a checkpoint is resumed that was trained with other teachers, loss or schedule:
@@ -135,6 +139,7 @@ class Distillation(Algorithm):
         seed: int | None = None,
         placement: str = 'auto',
         teacher_microbatch_size: int | None = None,
+        prepare: str | Mapping[str, Any] = 'auto',
         on_nonfinite: str = 'stop',
         on_change: str = 'error',
     ) -> None:
@@ -143,7 +148,8 @@ class Distillation(Algorithm):
             end=end, interval=interval, probability=probability, teachers_per_batch=teachers_per_batch,
             sampling=sampling, combine=combine, input_key=input_key, target_key=target_key, logits_key=logits_key,
             ignore_index=ignore_index, check_batches=check_batches, seed=seed, placement=placement,
-            teacher_microbatch_size=teacher_microbatch_size, on_nonfinite=on_nonfinite, on_change=on_change,
+            teacher_microbatch_size=teacher_microbatch_size, prepare=prepare, on_nonfinite=on_nonfinite,
+            on_change=on_change,
         )
         self._plan = Plan(self._s)
         specs = self._s.specs
@@ -207,8 +213,11 @@ class Distillation(Algorithm):
         self._teaching.pool.load(state, self._plan.held(), self._s.sampling == 'by_rank')
         self._check_formats(self.teachers)
         self._ledger.load_seconds += time.perf_counter() - started
-        placements = {teacher.name: teacher.placement for teacher in self.teachers}
-        logger.log_hyperparameters({'distillation': self.settings, 'distillation_placements': placements})
+        logger.log_hyperparameters({
+            'distillation': self.settings,
+            'distillation_placements': {t.name: t.placement for t in self.teachers},
+            'distillation_prepared': {t.name: t.told_of_preparation['prepared'] for t in self.teachers},
+        })
 
     def _check_formats(self, teachers: Sequence[AnyTeacher]) -> None:
         s = self._s
@@ -254,8 +263,9 @@ class Distillation(Algorithm):
             ``store_seconds``, spent on stores between batches, and ``store_outside_seconds``, before the first and
             after the last; and ``teachers``, each with ``name``, ``origin``, ``digest``, ``weight``, ``batches``,
             ``samples`` (over all ranks, taking this one's share for every rank's), of these ``stored`` ones, whose
-            answers were read, and ``store`` and ``store_bytes``, its path and size. The KD loss's share of the backward
-            pass is not told apart from the rest, and in none of these.
+            answers were read, ``store`` and ``store_bytes``, its path and size, ``prepared``, what was done to it for
+            inference, and ``resolution_agreement``, of first choices at a smaller resolution with those at full size.
+            The KD loss's share of the backward pass is not told apart from the rest, and in none of these.
         """
         return {**self._ledger.summary(), 'teachers': [self._ledger.of(teacher) for teacher in self.teachers]}
 
@@ -285,7 +295,8 @@ class Distillation(Algorithm):
     def state_dict(self) -> dict[str, Any]:
         """One text (JSON): window, settings, counts, cost, and where the teachers came from."""
         # A sharded checkpoint is read key by key, and which teachers there are must not change the keys.
-        books = {**self._plan.state_dict(), **self._ledger.state_dict(), **self._told()}
+        parts = (self._plan.state_dict(), self._ledger.state_dict(), self._teaching.state_dict(), self._told())
+        books = {key: value for part in parts for key, value in part.items()}
         return {**super().state_dict(), 'version': 2, 'books': json.dumps(books)}
 
     def _told(self) -> dict[str, Any]:
@@ -302,3 +313,4 @@ class Distillation(Algorithm):
         check_unchanged(books, self._told(), self._s.on_change)
         self._plan.load_state_dict(books)
         self._ledger.load_state_dict(books)
+        self._teaching.load_state_dict(books)

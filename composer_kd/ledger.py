@@ -123,6 +123,7 @@ class Ledger:
             'name': name, 'origin': teacher.origin, 'digest': teacher.digest, 'weight': teacher.weight,
             'batches': self.batches[name], 'samples': self.samples[name], 'stored': self.stored.get(name, 0),
             'store': None if keeper is None else keeper.path, 'store_bytes': None if keeper is None else keeper.bytes,
+            **teacher.told_of_preparation,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from composer.core import Time
@@ -15,7 +15,7 @@ from composer_kd.guard import ON_NONFINITE
 from composer_kd.losses import Loss, make_loss
 from composer_kd.names import described, nearest
 from composer_kd.schedule import SAMPLING, Interval
-from composer_kd.teachers import PLACEMENTS, TeacherSpec, parse_teachers
+from composer_kd.teachers import PLACEMENTS, TeacherSpec, parse_teachers, read_prepare
 from composer_kd.term import COMBINE
 from composer_kd.times import parse_time
 from composer_kd.values import Value
@@ -103,7 +103,7 @@ class Settings:
         cls, *, teachers: Any, loss: Any, kd_loss_weight: Any, base_loss_weight: Any, start: Any, end: Any,
         interval: Any, probability: Any, teachers_per_batch: Any, sampling: Any, combine: Any, input_key: Any,
         target_key: Any, logits_key: Any, ignore_index: Any, check_batches: Any, seed: Any, placement: Any,
-        teacher_microbatch_size: Any, on_nonfinite: Any, on_change: Any,
+        teacher_microbatch_size: Any, prepare: Any, on_nonfinite: Any, on_change: Any,
     ) -> Settings:
         """Check every setting by itself and against the others.
 
@@ -111,7 +111,10 @@ class Settings:
             TypeError: For a value of the wrong kind.
             ValueError: For one out of range, an unknown name (with the nearest one), or two that do not go together.
         """
-        specs = parse_teachers(teachers)
+        common = read_prepare(prepare)
+        specs = [
+            replace(spec, prepare=common) if spec.prepare is None else spec for spec in parse_teachers(teachers)
+        ]
         kd_loss = make_loss(loss)
         heat = kd_loss.settings.get('temperature')
         scheduled = heat is not None and not isinstance(heat, (int, float))
@@ -170,7 +173,7 @@ class Settings:
                 ('input_key', input_key), ('target_key', target_key), ('logits_key', logits_key),
             )},
             'ignore_index': ignore_index, 'check_batches': _whole(check_batches, 'check_batches', 0), 'seed': seed,
-            'placement': placement, 'teacher_microbatch_size': teacher_microbatch_size,
+            'placement': placement, 'teacher_microbatch_size': teacher_microbatch_size, 'prepare': common.plain,
             'on_nonfinite': _one_of(on_nonfinite, ON_NONFINITE, 'on_nonfinite'),
             'on_change': _one_of(on_change, ON_CHANGE, 'on_change'),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from composer_kd.decision import Decision
 from composer_kd.guard import Guard
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
-from composer_kd.teachers import Look, Pool
+from composer_kd.teachers import Look, Pool, Teacher, settle_prepared
 from composer_kd.term import FORBIDDEN_FINE, Share, kd_term, rows_that_count
 
 
@@ -40,6 +40,7 @@ class Teaching:
         self.sparse = False
         """Whether the student gives logits at some positions alone."""
         self._looks: dict[int, Look] = {}
+        self._unsettled: set[int] = set()
         self._looks_left, self._first_microbatch = 0, True
 
     @property
@@ -57,6 +58,10 @@ class Teaching:
         )
         self._looks = {
             i: Look(t.name, t.origin, t.keeper is not None) for i, t in enumerate(teachers) if not t.released
+        }
+        # a teacher beside a store is asked for what is missing on its rank, so each rank goes by its own answers
+        self._unsettled = set() if dist.get_world_size() == 1 else {
+            i for i, t in enumerate(teachers) if isinstance(t, Teacher) and t.keeper is None and not t.prepare.nothing
         }
         self._looks_left = 0 if closed else self._s.check_batches
         if not closed:
@@ -143,9 +148,12 @@ class Teaching:
 
         Raises:
             RuntimeError: On every rank, for a teacher whose values are not finite.
+            ValueError: On every rank, for a preparation that was asked for and fails on one.
         """
         with self._ledger.storing():
             self.pool.stores.batch_end()
+        if self._unsettled and (now.on or self.looking):
+            self._settle()
         if self._looks_left:
             self._looks_left -= 1
             if not now.on:  # otherwise the ledger has read it, with the losses
@@ -156,6 +164,34 @@ class Teaching:
             if not self._looks_left:
                 for look in self._looks.values():
                     look.verdict()
+
+    def _settle(self) -> None:
+        """Agree with the other ranks on how teachers are prepared, whose first answers were checked in this batch.
+
+        Not within the batch: a rank that ran out of memory would not be there.
+        """
+        teachers = self._prepared()
+        for i in settle_prepared({i: t.prepared if (t := teachers.get(i)) else None for i in sorted(self._unsettled)}):
+            self._unsettled.discard(i)
+            if i in teachers:
+                teachers[i].settle()
+
+    def _prepared(self) -> dict[int, Teacher]:
+        return {
+            i: t for i, t in enumerate(self.pool.teachers)
+            if isinstance(t, Teacher) and not t.released and t.prepared is not None
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which steps that prepare a teacher were left out, by its name."""
+        left_out = {t.name: t.prepared.left_out for t in self._prepared().values() if t.prepared is not None}
+        return {'left_out': left_out}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Leave out what an earlier part of the training left out."""
+        for teacher in self._prepared().values():
+            assert teacher.prepared is not None
+            teacher.prepared.leave_out(state.get('left_out', {}).get(teacher.name, ()))
 
 
 def _values(answer: Answer) -> Tensor:

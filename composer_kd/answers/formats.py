@@ -195,7 +195,7 @@ class Format:
 
 def _narrowed(logits: Tensor, dtype: torch.dtype) -> Tensor:
     # float16 ends at 65,504: what lies beyond it stays finite, and what was infinite stays so
-    largest = torch.finfo(dtype).max
+    logits, largest = logits.float(), torch.finfo(dtype).max  # a teacher's of 16 bits cannot be held against float32's
     return torch.where(logits.isinf(), logits, logits.clamp(-largest, largest)).to(dtype)
 
 

@@ -62,8 +62,7 @@ class Asked:
     @property
     def precision(self) -> Precision:
         """In which the teacher runs: that of the recipe."""
-        said = self.recipe.precision
-        return Precision('fp32' if said is None and self.device.name == 'cpu' else said or 'amp_fp16')
+        return precision_of(self.recipe, self.device)
 
     @property
     def ignore_index(self) -> int:
@@ -74,9 +73,12 @@ class Asked:
         """What the store belongs to."""
         identity = self.loader.identity or Identity({}, {})
         return Manifest(
-            {'name': self.spec.name, 'origin': self.spec.origin, 'digest': self.teacher.digest}, identity.data,
-            identity.view, {'ignore_index': self.ignore_index, 'shift': self.shift}, self.form, self.precision.value,
-            versions(),
+            {
+                'name': self.spec.name, 'origin': self.spec.origin, 'digest': self.teacher.digest,
+                'prepared': ', '.join(self.teacher.told_of_preparation['prepared']),
+            },
+            identity.data, identity.view, {'ignore_index': self.ignore_index, 'shift': self.shift}, self.form,
+            self.precision.value, versions(),
         )
 
     def ask(self, batch: Any) -> Iterator[tuple[Tensor, Any, Tensor | None]]:
@@ -107,6 +109,11 @@ class Asked:
             begin += count
 
 
+def precision_of(recipe: Recipe, device: Device) -> Precision:
+    """In which a recipe trains: what it says, or Composer's default for the device."""
+    return Precision('fp32' if recipe.precision is None and device.name == 'cpu' else recipe.precision or 'amp_fp16')
+
+
 def prepare(
     recipe: Recipe, teacher: str | None = None, form: Any = None, views: int | None = None,
     batch_size: int | None = None,
@@ -135,9 +142,11 @@ def prepare(
     others = {name: value for name, value in recipe.algorithms.items() if name != 'distillation'}
     student: Any = apply_surgery(make_parts(recipe.model_copy(update={'algorithms': others})).model, others)
     keys = (None, None, None) if settings is None else (settings.input_key, settings.target_key, settings.logits_key)
-    built = build_teachers([replace(spec, cache=None)], student, *keys)[0]
+    prepare = spec.prepare if settings is None else settings.specs[0].prepare
+    built = build_teachers([replace(spec, cache=None, prepare=prepare)], student, *keys)[0]
     assert isinstance(built, Teacher)
     device.module_to_device(built.module)
+    built.make_ready(device.tensor_to_device(torch.zeros(0)).device, precision_of(recipe, device))
     classes = outputs_known(built.module)
     classes = outputs_known(student) if classes is None else classes
     if classes is None:

@@ -88,6 +88,10 @@ class TeacherUse(_Part):
     store_bytes: int | None = Field(
         default=None, description='What the store took on this machine when training began, or ended; null elsewhere.',
     )
+    prepared: list[str] = Field(default_factory=list, description='What was done to it for inference, step by step.')
+    resolution_agreement: float | None = Field(
+        default=None, description='Of first samples with the first choice of full size; null without a resolution.',
+    )
 
     @field_validator('origin')
     @classmethod

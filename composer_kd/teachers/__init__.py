@@ -4,6 +4,7 @@ from composer_kd.teachers.build import AnyTeacher, build_teachers, look_at_teach
 from composer_kd.teachers.look import Look
 from composer_kd.teachers.placement import AUTO_SHARE, PLACEMENTS, settle
 from composer_kd.teachers.pool import Pool
+from composer_kd.teachers.preparing import Prepare, read_prepare, settle_prepared
 from composer_kd.teachers.specs import TeacherSpec, parse_teachers
 from composer_kd.teachers.teacher import Teacher, outputs_known
 from composer_kd.teachers.weights import digest_of, read_weights
@@ -14,6 +15,7 @@ __all__ = [
     'AnyTeacher',
     'Look',
     'Pool',
+    'Prepare',
     'Teacher',
     'TeacherSpec',
     'build_teachers',
@@ -22,6 +24,8 @@ __all__ = [
     'model_of_run',
     'outputs_known',
     'parse_teachers',
+    'read_prepare',
     'read_weights',
     'settle',
+    'settle_prepared',
 ]

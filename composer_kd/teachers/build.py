@@ -17,6 +17,7 @@ from composer_kd.models.published import classes_of, load_published
 from composer_kd.models.surgery import apply_surgery
 from composer_kd.runs import RunFolder
 from composer_kd.teachers.fitting import load_weights
+from composer_kd.teachers.preparing import AUTO, refuse_impossible, with_resolution
 from composer_kd.teachers.specs import TeacherSpec
 from composer_kd.teachers.stored import StoredTeacher, keeper_for, stored_teacher
 from composer_kd.teachers.teacher import (
@@ -111,14 +112,18 @@ def _build(
     if channels_last and spec.kind != 'module':  # a copy of the inputs for every convolution otherwise
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     key: Any = logits_key if spec.logits_key is None else spec.logits_key
+    prepare = AUTO if spec.prepare is None else spec.prepare
+    refuse_impossible(module, prepare, spec.where)
     teacher = Teacher(
-        module, spec.name, spec.weight, spec.origin, input_key, target_key, key, borrowed=spec.kind == 'module',
+        module, spec.name, spec.weight, spec.origin, input_key, target_key, key, spec.kind == 'module', prepare,
     )
-    if spec.digest is not None and not teacher.digest.startswith(spec.digest):
+    digests = teacher.digest, with_resolution(teacher.digest, prepare.digits)
+    if spec.digest is not None and not any(digest.startswith(spec.digest) for digest in digests):
         raise ValueError(
             f'{spec.where}.digest: {spec.origin} was to have the digest {spec.digest}, and has {teacher.digest[:16]}: '
             'it is not the teacher that was meant. Give that one, or this digest.',
         )
+    teacher.digest = digests[1]
     if spec.cache is not None:
         known = outputs_known(module)
         known = outputs_known(student) if known is None else known

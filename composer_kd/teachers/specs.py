@@ -18,12 +18,14 @@ from composer_kd.models.published import file_of, published_weights
 from composer_kd.names import check_keys
 from composer_kd.runs import RunFolder
 from composer_kd.teachers.fetch import is_remote
+from composer_kd.teachers.preparing import Prepare, read_prepare
 
+_LIVE = {'name', 'weight', 'logits_key', 'digest', 'cache', 'prepare'}
 _SOURCES = {
-    'run': {'name', 'weight', 'logits_key', 'digest', 'cache'},
-    'checkpoint': {'name', 'weight', 'logits_key', 'digest', 'cache', 'model', 'algorithms'},
-    'torchvision': {'name', 'weight', 'logits_key', 'digest', 'cache', 'weights'},
-    'module': {'name', 'weight', 'logits_key', 'digest', 'cache'},
+    'run': _LIVE,
+    'checkpoint': {*_LIVE, 'model', 'algorithms'},
+    'torchvision': {*_LIVE, 'weights'},
+    'module': _LIVE,
     'cache': {'name', 'weight', 'digest'},
 }
 _EXPECTED = {'torchvision': "torchvision's name of a classification model"}
@@ -66,6 +68,7 @@ class TeacherSpec:
         index: Its place among the teachers.
         digest: The first hexadecimal digits, 8 or more, of the digest that it must have; ``None`` for any.
         cache: Where its answers are stored, if anywhere.
+        prepare: How it is prepared for inference; ``None`` for as all are.
     """
 
     kind: str
@@ -80,6 +83,7 @@ class TeacherSpec:
     index: int = 0
     digest: str | None = None
     cache: CacheSpec | None = None
+    prepare: Prepare | None = None
 
     @property
     def where(self) -> str:
@@ -190,6 +194,7 @@ def _parse(item: Any, index: int) -> TeacherSpec:
         kind, source, str(item.get('name') or f'teacher{index}'), float(weight), item.get('model'),
         dict(item.get('algorithms') or {}), item.get('logits_key'),
         _origin(kind, f'{source}/{weights.name}' if weights is not None else source), weights, index, digest, cache,
+        read_prepare(item['prepare'], f'{where}.prepare') if item.get('prepare') is not None else None,
     )
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from composer.core import State
 from torch import Tensor
@@ -30,6 +30,7 @@ class StoredTeacher:
     """
 
     placement = 'stored'
+    told_of_preparation: ClassVar[dict[str, Any]] = {'prepared': [], 'resolution_agreement': None}
 
     def __init__(self, spec: TeacherSpec, keeper: Keeper, manifest: Manifest) -> None:
         self.name, self.weight, self.keeper = spec.name, spec.weight, keeper

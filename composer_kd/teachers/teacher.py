@@ -7,14 +7,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from composer.core import State
+from composer.core import Precision, State
 from composer.models import ComposerModel
+from composer.utils import dist
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from composer_kd.batches import POSITIONS, Key, LogitsKey, at_positions, call_module, find_logits, without_target
+from composer_kd.batches import (
+    POSITIONS,
+    Key,
+    LogitsKey,
+    at_positions,
+    call_module,
+    find_logits,
+    target_of,
+    without_target,
+)
 from composer_kd.teachers.keeper import Keeper
 from composer_kd.teachers.placement import bring_when_used, shard
+from composer_kd.teachers.preparing import Prepare, Prepared, choose_steps, read_prepare, tolerance_of
 from composer_kd.teachers.stored import with_format
 from composer_kd.teachers.weights import digest_of
 
@@ -34,6 +45,7 @@ class Teacher:
         target_key: Where a batch holds the labels; ``None`` for the usual place.
         logits_key: Where the model's outputs hold the logits; ``None`` for the usual place.
         borrowed: Whether the module is the user's own object, to be put back on its device afterwards.
+        prepare: How it is prepared for inference once it is placed.
 
     Example:
         >>> teacher = Teacher(torch.nn.Linear(4, 3), 'linear', origin='module:Linear')
@@ -43,14 +55,17 @@ class Teacher:
 
     def __init__(
         self, module: torch.nn.Module, name: str, weight: float = 1.0, origin: str = 'module', input_key: Key = None,
-        target_key: Key = None, logits_key: LogitsKey = None, borrowed: bool = False,
+        target_key: Key = None, logits_key: LogitsKey = None, borrowed: bool = False, prepare: Prepare | None = None,
     ) -> None:
         self.name = name
         self.weight = weight
         self.origin = origin
+        self.prepare = read_prepare('none') if prepare is None else prepare
         self.digest = digest_of(module)
         self.placement = 'replicated'
         self.keeper: Keeper | None = None
+        self.prepared: Prepared | None = None
+        self._alone = True
         self._module: torch.nn.Module | None = module.eval()
         self._input_key, self._target_key, self._logits_key = input_key, target_key, logits_key
         self._borrowed = borrowed
@@ -73,6 +88,13 @@ class Teacher:
         """Read and write its answers there; from now on it answers as they are written."""
         self.keeper = keeper
         self.digest = with_format(self.digest, keeper.form)
+
+    @property
+    def told_of_preparation(self) -> dict[str, Any]:
+        """Which steps were taken, and with a smaller resolution how often the first choice stayed."""
+        one = self.prepared
+        agreement = None if one is None or one.agreement is None else one.agreement[0]
+        return {'prepared': [] if one is None else one.labels, 'resolution_agreement': agreement}
 
     @property
     def vocabulary(self) -> Any:
@@ -102,12 +124,38 @@ class Teacher:
         elif placement == 'host':
             bring_when_used(self.module.cpu(), state.device.tensor_to_device(torch.zeros(0)).device)
         self.to_device(state)
+        self.make_ready(state.device.tensor_to_device(torch.zeros(0)).device, state.precision)
+        self._alone = self.keeper is not None or dist.get_world_size() == 1
 
     def to_device(self, state: State) -> None:
         """Move a model that lies whole on the device there, and see that it is in eval mode."""
         if self.placement == 'replicated':
             self._module = state.device.module_to_device(self.module)
         self.module.eval()
+
+    def make_ready(self, device: torch.device, precision: Precision) -> None:
+        """Prepare a model that lies where it will run, as :attr:`prepare` says; its first answer is checked.
+
+        Args:
+            device: Where it runs.
+            precision: In which the training, or who asks, runs it.
+
+        Raises:
+            ValueError: For what was asked for by name and cannot be.
+        """
+        who = f"Teacher '{self.name}' ({self.origin})"
+        steps = choose_steps(self.module, self.prepare, device, precision, self.placement, who)
+        if steps:
+            tolerance = tolerance_of(self.prepare.tolerance, steps, device, precision)
+            together = self.placement == 'sharded'
+            self.prepared = Prepared(self.module, steps, who, tolerance, self._ask, together)
+
+    def settle(self) -> None:
+        """Let the untouched model go, once a first answer has shown that the prepared one answers as it does."""
+        assert self.prepared is not None
+        if self.prepared.settle() is not None:
+            self._send_home()
+        self._module = self.prepared.model
 
     def outputs(self, batch: Any, positions: Tensor | None = None) -> Tensor:
         """The teacher's logits for a batch, without a graph.
@@ -121,14 +169,28 @@ class Teacher:
             Logits, shape ``(N, ..., C)`` as the model gives them, or ``(M, C)`` at ``M`` positions, in the precision it
             runs in.
         """
+        return self._answer(batch, positions)
+
+    def _answer(self, batch: Any, positions: Tensor | None, check: bool = True) -> Tensor:
+        given = without_target(batch, self._target_key)
+        module = self.module
+        if self.prepared is None:
+            return self._ask(module, given, positions)
+        answer = self.prepared.answer(given, positions, target_of(batch, self._target_key), check)
+        if self._alone and self.prepared.untouched is not None and self.prepared.error is not None:
+            if self.prepared.failed is not None:
+                raise ValueError(self.prepared.failed)
+            self.settle()
+        return answer
+
+    def _ask(self, module: torch.nn.Module, batch: Any, positions: Tensor | None) -> Tensor:
         if positions is not None and isinstance(batch, Mapping):
             batch = {**batch, POSITIONS: positions}
-        module = self.module
         if module.training:  # someone else may hold this module too
             module.eval()
         with torch.no_grad():
             if isinstance(module, ComposerModel):
-                found = module(without_target(batch, self._target_key))
+                found = module(batch)
             else:
                 found = call_module(module, batch, self._input_key, self._target_key)
         logits: Tensor = at_positions(find_logits(found, self._logits_key, f"teacher '{self.name}'"), positions, 3)
@@ -137,16 +199,26 @@ class Teacher:
     def flops(self, batch: Any, positions: Tensor | None = None) -> float:
         """FLOPs of one forward for one sample of ``batch`` (matrix products, convolutions and attention)."""
         with FlopCounterMode(display=False) as counter:
-            samples = len(self.outputs(batch, positions))
+            answer: Tensor = self._answer(batch, positions, check=False) if self.prepared is None else (
+                self.prepared.flops_of(lambda: self._answer(batch, positions, check=False))
+            )
+        samples = len(answer)
         if positions is not None:
             samples = next(len(value) for value in batch.values() if isinstance(value, Tensor))
         return float(counter.get_total_flops()) / samples
 
     def release(self) -> None:
         """Give up the model's memory; a module the user lent goes back to the device it came from."""
-        if self._module is not None and self._home is not None:
-            self._module.to(self._home)
+        if self._module is not None:
+            self._send_home()
         self._module = None
+        if self.prepared is not None:
+            self.prepared.release()
+
+    def _send_home(self) -> None:
+        if self._home is not None:
+            self.module.to(self._home)
+        self._home = None
 
 
 def refuse_shared_parameters(student: torch.nn.Module, teachers: Sequence[Teacher]) -> None:

@@ -37,7 +37,7 @@ def stored(path: Path | str, **more: Any) -> dict[str, Any]:
 
 
 KD = ('loss', 'kd_loss_weight', 'start', 'end', 'interval', 'probability', 'teachers_per_batch', 'sampling', 'combine',
-      'check_batches', 'seed', 'placement', 'teacher_microbatch_size', 'on_nonfinite', 'ignore_index', 'target_key')
+      'check_batches', 'seed', 'placement', 'teacher_microbatch_size', 'prepare', 'on_nonfinite', 'ignore_index', 'target_key')
 
 
 def train(teachers: Any, duration: str = '2ep', spec: Any = None, model: Any = None, **settings: Any) -> Any:

@@ -35,7 +35,10 @@ def whole():
         'kd_loss_weight': {'linear': {'alpha_i': 0.9, 'alpha_f': 0.1}}, 'base_loss_weight': 0.1, 'start': '0ba', 'end': '0.5dur',
         'interval': 2, 'probability': 0.5, 'teachers_per_batch': 1, 'sampling': 'round_robin', 'combine': 'probabilities',
         'input_key': 0, 'target_key': 1, 'logits_key': None, 'ignore_index': -100, 'check_batches': 1, 'seed': 5,
-        'placement': 'replicated', 'teacher_microbatch_size': 2, 'on_nonfinite': 'stop', 'on_change': 'error',
+        'placement': 'replicated', 'teacher_microbatch_size': 2,
+        'prepare': {'precision': 'bf16', 'channels_last': False, 'fold_batchnorm': 'auto', 'compile': {'backend': 'aot_eager', 'dynamic': False},
+                    'resolution': 64, 'tolerance': 0.1},
+        'on_nonfinite': 'stop', 'on_change': 'error',
     }
 
 

@@ -135,7 +135,7 @@ def test_a_composer_model_gets_the_batch_and_a_plain_module_the_input():
         def forward(self, x):
             seen.append(x)
             return self.inner(x)
-    kd = Distillation([Model(network(), num_classes=5), Plain()], check_batches=0)
+    kd = Distillation([Model(network(), num_classes=5), Plain()], check_batches=0, prepare='none')
     trainer(kd, max_duration='1ba').fit()
     (inputs, target), plain = seen
     assert target is None, 'labels are withheld'

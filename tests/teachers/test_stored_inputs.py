@@ -143,10 +143,12 @@ def test_a_loader_that_does_not_say_which_samples_it_gives(store, spec, tmp_path
 
 
 def test_placements_that_go(store, tmp_path):
-    want = trained(live())
-    for placement in ('host', 'replicated', 'auto'):
-        assert same(trained(live(tmp_path / placement), placement=placement), want)
-        assert same(trained(stored(store), placement=placement), want)
+    for prepare in ('none', 'auto'):
+        want = trained(live(), prepare=prepare)
+        for placement in ('host', 'replicated', 'auto')[prepare == 'auto':]:  # in host memory nothing is prepared
+            path = tmp_path / prepare / placement
+            assert same(trained(live(path), placement=placement, prepare=prepare), want)
+            assert same(trained(stored(path), placement=placement), want)
 
 
 def test_segmentation(tmp_path):

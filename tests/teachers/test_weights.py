@@ -261,7 +261,7 @@ def test_a_checkpoint_with_another_architecture(tmp_path):
     model = apply_surgery(build_model(spec), {'blurpool': {'min_channels': 8}})
     torch.save(model.state_dict(), tmp_path / 'other.pt')
     kd = Distillation({'checkpoint': str(tmp_path / 'other.pt'), 'model': spec,
-                       'algorithms': {'blurpool': {'min_channels': 8}}, 'name': 'other'})
+                       'algorithms': {'blurpool': {'min_channels': 8}}, 'name': 'other', 'prepare': 'none'})
     fit = trainer(kd, data=loader(), max_duration='1ba')
     fit.fit()
     assert same(weights(model), weights(kd.teachers[0].module))
