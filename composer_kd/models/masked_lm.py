@@ -53,6 +53,9 @@ class MaskedBert(BertForMaskedLM):
         """Logits at the positions, and the loss where there are labels."""
         if masked_positions is None and labels is not None:
             masked_positions = labelled(labels, _IGNORED)
+        if attention_mask is not None and attention_mask.dim() == 2:
+            # Of a mask (N, L) transformers asks the device whether all of it is ones, and waits for the answer.
+            attention_mask = attention_mask[:, None].expand(-1, input_ids.shape[1], -1)
         hidden = self.bert(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)[0]
         logits = self.cls(at_positions(hidden, masked_positions, 3))
         if labels is None:
