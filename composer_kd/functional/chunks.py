@@ -81,8 +81,7 @@ def row_losses(
     check_inputs(student_logits, teacher_logits, mask, temperature)
     teacher_logits = teacher_logits.detach()
     dtype = at_least_float32(student_logits, teacher_logits)
-    pieces = pieces_of(student_logits)
-    if len(pieces) == 1:
+    if len(pieces_of(student_logits)) == 1:
         both = (ready(logits, mask, dtype, temperature) for logits in (student_logits, teacher_logits))
         return formula(*both) * temperature**2
 
@@ -91,14 +90,38 @@ def row_losses(
         student, teacher = student_logits.detach()[piece], teacher_logits[piece]
         return ready(student, some, dtype, temperature), ready(teacher, some, dtype, temperature)
 
-    if torch.is_grad_enabled() and student_logits.requires_grad:
-        derived = gradient or _derived(formula)
-        rows = _InChunks.apply(student_logits, dtype, pieces, lambda piece: derived(*part(piece)), temperature)
-    else:
-        rows = student_logits.new_empty(student_logits.shape[:-1], dtype=dtype)
-        for piece in pieces:
-            rows[piece] = formula(*part(piece))
-    return cast(Tensor, rows) * temperature**2
+    derived = gradient or _derived(formula)
+    rows = in_chunks(
+        student_logits, dtype, lambda piece: formula(*part(piece)), lambda piece: derived(*part(piece)), temperature,
+    )
+    return rows * temperature**2
+
+
+def in_chunks(
+    logits: Tensor,
+    dtype: torch.dtype,
+    values: Callable[[Piece], Tensor],
+    derived: Callable[[Piece], tuple[Tensor, Tensor]],
+    temperature: float = 1.0,
+) -> Tensor:
+    """One value per row of logits, chunk by chunk, with a gradient if the logits want one.
+
+    Args:
+        logits: Shape ``(..., C)``.
+        dtype: Of the values.
+        values: Those of the rows of a piece, where no gradient is wanted.
+        derived: The values, and their derivative by the piece's logits over the temperature.
+        temperature: What the logits were divided by.
+
+    Returns:
+        Shape ``(...)``.
+    """
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return cast(Tensor, _InChunks.apply(logits, dtype, pieces_of(logits), derived, temperature))
+    rows = logits.new_empty(logits.shape[:-1], dtype=dtype)
+    for piece in pieces_of(logits):
+        rows[piece] = values(piece)
+    return rows
 
 
 def pieces_of(logits: Tensor) -> list[Piece]:

@@ -8,11 +8,11 @@ from typing import Any
 from composer.metrics import LanguageCrossEntropy, MaskedAccuracy
 from composer.models import HuggingFaceModel
 from torch import Tensor
-from torch.nn import functional
 from transformers import BertForMaskedLM
 from transformers.utils import ModelOutput
 
 from composer_kd.batches import POSITIONS, at_positions, labelled
+from composer_kd.functional import cross_entropy
 from composer_kd.models.hugging_face import TokenizedModel, bert_config
 from composer_kd.models.registry import MODELS
 
@@ -62,7 +62,7 @@ class MaskedBert(BertForMaskedLM):
             return MaskedRows(logits=logits, masked_positions=masked_positions)
         wanted = at_positions(labels, masked_positions, 2)
         # The sum over the count, not the mean: the mean of nothing is NaN, and times zero it stays so.
-        total = functional.cross_entropy(logits, wanted, ignore_index=_IGNORED, reduction='sum')
+        total = cross_entropy(logits, wanted, ignore_index=_IGNORED).sum()
         count = (wanted != _IGNORED).sum().clamp_min(1)
         return MaskedRows(loss=total / count, logits=logits, masked_positions=masked_positions)
 
