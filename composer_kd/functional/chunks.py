@@ -23,8 +23,9 @@ Formula = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Of the same, the values of the rows and their derivative by the student's, ``(..., C)``; changes neither."""
 
-# A tensor of a chunk is 1 MiB a thread and stays in the processor's cache; a GPU needs more work at once to be busy.
-_ELEMENTS_PER_THREAD, _ELEMENTS_ON_DEVICE = 2**18, 2**24
+# A tensor of a chunk is 1 MiB a thread and stays in the processor's cache; a GPU needs more work at once to be busy,
+# but what a formula leaves behind need not be kept for as much.
+_ELEMENTS_PER_THREAD, _ELEMENTS_ON_DEVICE, _FEW_ON_DEVICE = 2**18, 2**23, 2**20
 
 # float16 loses what is below 6e-8, and the gradient of one of 30,000 classes is: kept with a power of two for each row
 # that brings its largest number to between these, it loses nothing that is above 2**-38 of that number.
@@ -35,13 +36,33 @@ Piece = tuple[int | slice, ...]
 
 
 def chunk_elements(device: torch.device) -> int:
-    """How many numbers of the logits are worked on at once; of fewer, nothing is gained by cutting them up.
+    """How many numbers of the logits are worked on at once.
 
     Example:
         >>> chunk_elements(torch.device('cuda'))
-        16777216
+        8388608
     """
     return _ELEMENTS_PER_THREAD * torch.get_num_threads() if device.type == 'cpu' else _ELEMENTS_ON_DEVICE
+
+
+def few_elements(device: torch.device) -> int:
+    """Up to how many numbers of the logits a loss is calculated as its formula is written.
+
+    Example:
+        >>> few_elements(torch.device('cuda'))
+        1048576
+    """
+    return chunk_elements(device) if device.type == 'cpu' else min(_FEW_ON_DEVICE, _ELEMENTS_ON_DEVICE)
+
+
+def is_few(logits: Tensor) -> bool:
+    """Whether a loss of these is calculated as its formula is written.
+
+    Example:
+        >>> is_few(torch.empty(8, 10)), is_few(torch.empty(8, 2**24, device='meta'))
+        (True, False)
+    """
+    return logits.dim() < 2 or logits.numel() <= few_elements(logits.device)
 
 
 def row_losses(
@@ -81,7 +102,7 @@ def row_losses(
     check_inputs(student_logits, teacher_logits, mask, temperature)
     teacher_logits = teacher_logits.detach()
     dtype = at_least_float32(student_logits, teacher_logits)
-    if len(pieces_of(student_logits)) == 1:
+    if is_few(student_logits):
         both = (ready(logits, mask, dtype, temperature) for logits in (student_logits, teacher_logits))
         return formula(*both) * temperature**2
 
@@ -160,8 +181,8 @@ def refuse_second_derivative() -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             'A second derivative (create_graph=True) was asked for of a loss that takes many logits in chunks, which '
-            f'has a first one only. Give it fewer rows at a time: of up to {chunk_elements(torch.device("cpu")):,} '
-            f'logits on a CPU and {_ELEMENTS_ON_DEVICE:,} elsewhere, losses can be derived as often as you like.',
+            f'has a first one only. Give it fewer rows at a time: of up to {few_elements(torch.device("cpu")):,} '
+            f'logits on a CPU and {_FEW_ON_DEVICE:,} elsewhere, losses can be derived as often as you like.',
         )
 
 

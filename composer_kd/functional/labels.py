@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer_kd.functional.checks import check_logits
-from composer_kd.functional.chunks import Piece, in_chunks, pieces_of
+from composer_kd.functional.chunks import Piece, in_chunks, is_few
 from composer_kd.functional.inputs import at_least_float32
 
 
@@ -40,7 +40,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -
             f'{tuple(labels.shape)} {labels.dtype}.',
         )
     dtype = at_least_float32(logits)
-    if len(pieces_of(logits)) == 1:
+    if is_few(logits):
         rows = F.cross_entropy(
             logits.to(dtype).flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction='none',
         )
