@@ -151,6 +151,8 @@ class Distillation(Algorithm):
             teacher_microbatch_size=teacher_microbatch_size, prepare=prepare, on_nonfinite=on_nonfinite,
             on_change=on_change,
         )
+        # Composer asks for it several times at every event, whatever its log's level
+        self._text = f"Distillation({', '.join(f'{key}={value!r}' for key, value in self._s.plain.items())})"
         self._plan = Plan(self._s)
         specs = self._s.specs
         self._ledger = Ledger([spec.name for spec in specs], [spec.name for spec in specs if spec.cache is not None])
@@ -174,7 +176,7 @@ class Distillation(Algorithm):
         return any(spec.cache is not None for spec in self._s.specs)
 
     def __repr__(self) -> str:
-        return f"Distillation({', '.join(f'{key}={value!r}' for key, value in self.settings.items())})"
+        return self._text
 
     @property
     def teachers(self) -> list[AnyTeacher]:

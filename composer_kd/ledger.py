@@ -89,8 +89,8 @@ class Ledger:
             metrics['kd/overhead'] = self.meter.overhead
         if self._losses:
             means = torch.stack(self._losses).sum(dim=0) / max(self._size, 1)
-            read = means.new_tensor([float(count) for count in self._read.values()])
-            both = torch.cat([means, read, guard.counts(means)])
+            read = [means.new_tensor([float(count) for count in self._read.values()])] if self._read else []
+            both = torch.cat([means, *read, guard.counts(means)])
             ranks = dist.get_world_size()
             if ranks > 1:
                 dist.all_reduce(both)

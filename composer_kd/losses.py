@@ -12,14 +12,8 @@ import torch
 from torch import Tensor
 
 from composer_kd import functional
-from composer_kd.functional.checks import (
-    check_beta,
-    check_choice,
-    check_logits,
-    check_mask,
-    check_temperature,
-)
-from composer_kd.functional.inputs import prepare
+from composer_kd.functional.checks import check_beta, check_choice, check_temperature
+from composer_kd.functional.inputs import at_least_float32, check_inputs
 from composer_kd.functional.reduction import blank, masked_mean, reduce_rows
 from composer_kd.functional.targets import CLASS_REDUCTIONS
 from composer_kd.names import Registry, check_settings, split_named
@@ -34,8 +28,9 @@ class LossSpec:
     Args:
         function: ``function(student_logits, teacher_logits, *, <settings>, reduction)``. It takes logits of shape
             ``(..., C)`` in any floating-point dtype and, called with ``reduction='none'``, returns one value per row,
-            shape ``(...)``: rows that do not count come as zeros and what it returns for them is ignored. Its other
-            keyword parameters are the settings users may give. One named ``temperature`` may follow a schedule.
+            shape ``(...)``. One with a keyword ``mask`` is told which rows count, or ``None``; to any other, those that
+            do not come as zeros, in a copy of the logits. What it returns for them is ignored. Its other keyword
+            parameters are the settings users may give. One named ``temperature`` may follow a schedule.
         space: What the loss turns logits into, which says how several teachers' probabilities are to be averaged for
             it: ``'softmax'``, ``'sigmoid'``, or ``'logits'`` where it compares the logits themselves; ``None`` if none
             of these fits.
@@ -84,6 +79,7 @@ class Loss:
         settings: All its settings, defaults filled in.
         space: As in :class:`LossSpec`; ``None`` for a user's function.
         has_temperature: Whether it takes one.
+        takes_mask: Whether it leaves out by itself the rows that do not count.
         function: What calculates it.
 
     Example:
@@ -101,6 +97,7 @@ class Loss:
     settings: dict[str, Any]
     space: Space | None
     has_temperature: bool
+    takes_mask: bool
     function: Callable[..., Tensor] = field(repr=False)
 
     def rows(
@@ -126,18 +123,18 @@ class Loss:
             ValueError: If shapes do not match, or a temperature is missing, out of place or out of range.
         """
         settings = self._settings(temperature)
-        check_logits(student_logits, teacher_logits)
-        if mask is not None:
-            check_mask(mask, student_logits.shape[:-1])
-        rows = self.function(
-            blank(student_logits, mask), blank(teacher_logits.detach(), mask), **settings, reduction='none',
-        )
+        check_inputs(student_logits, teacher_logits, mask)
+        logits = student_logits, teacher_logits.detach()
+        if self.takes_mask:
+            rows = self.function(*logits, **settings, mask=mask, reduction='none')
+        else:
+            rows = self.function(*(blank(each, mask) for each in logits), **settings, reduction='none')
         if not isinstance(rows, Tensor) or rows.shape != student_logits.shape[:-1]:
             raise ValueError(
                 f"loss '{self.name}': expected reduction='none' to give a tensor of shape "
                 f'{tuple(student_logits.shape[:-1])}, one value per row, got {_describe(rows)}; sum over classes only.',
             )
-        return reduce_rows(_at_least_float32(rows), mask, 'none')
+        return reduce_rows(rows.to(at_least_float32(rows)), mask, 'none')
 
     def __call__(
         self,
@@ -182,10 +179,11 @@ class _CallableLoss(Loss):
     ) -> Tensor:
         self._settings(temperature)
         # A mean over the rows cannot be undone, so the function must only see the rows that count.
-        student, teacher = prepare(student_logits, teacher_logits, None)
+        check_inputs(student_logits, teacher_logits, mask)
+        dtype = at_least_float32(student_logits, teacher_logits)
+        student, teacher = student_logits.to(dtype), teacher_logits.detach().to(dtype)
         keep: Tensor | None = None
         if mask is not None:
-            check_mask(mask, student.shape[:-1])
             keep = mask.ne(0)
             student, teacher = student[keep], teacher[keep]
         shape = student.shape[:-1]
@@ -198,7 +196,7 @@ class _CallableLoss(Loss):
                     f"loss '{self.name}': expected the function to return a 0-d tensor (its mean over the rows) or one "
                     f'value per row, shape {tuple(shape)}, got {_describe(rows)}; reduce over the classes.',
                 )
-            rows = _at_least_float32(rows).expand(shape)
+            rows = rows.to(at_least_float32(rows)).expand(shape)
         if keep is None:
             return rows
         return rows.new_zeros(keep.shape).masked_scatter(keep, rows)
@@ -239,7 +237,7 @@ def make_loss(
                 f'{_describe(spec)}; known names: {", ".join(LOSSES.names())}.',
             )
         name = getattr(spec, '__name__', type(spec).__name__)
-        return _CallableLoss(name=name, settings={}, space=None, has_temperature=False, function=spec)
+        return _CallableLoss(name=name, settings={}, space=None, has_temperature=False, takes_mask=False, function=spec)
     name, given = split_named(spec, where)
     entry = LOSSES.get(name, where)
     where = f"{where} '{name}'"
@@ -251,7 +249,7 @@ def make_loss(
     defaults = {key: p.default for key, p in parameters.items() if key not in filled_in and p.default is not p.empty}
     return Loss(
         name=name, settings={**defaults, **given}, space=entry.space, has_temperature='temperature' in parameters,
-        function=entry.function,
+        takes_mask='mask' in parameters, function=entry.function,
     )
 
 
@@ -285,10 +283,6 @@ def _check_values(entry: LossSpec, settings: Mapping[str, Any], where: str) -> N
 def _scheduled(temperature: Any) -> bool:
     """Whether it is a scheduler or the mapping that names one, for the caller to resolve."""
     return callable(temperature) or isinstance(temperature, Mapping)
-
-
-def _at_least_float32(rows: Tensor) -> Tensor:
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def _describe(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,6 +103,8 @@ class Teaching:
         asked = sorted({*now.teachers, *looks})
         if not asked:
             return None
+        if now.on:
+            self.share.next_microbatch()
         s = self._s
         student, labels, positions, samples = batches.rows_of(state.outputs, state.batch, s.logits_key, s.target_key)
         self.sparse = positions is not None
@@ -123,7 +126,9 @@ class Teaching:
                     self.guard.teacher(i, *_that_count(_values(answers[i]), labels, mask))
         if not now.on:
             return None
-        rows = rows_that_count(student, [answers[i] for i in now.teachers], labels, mask)
+        rows = rows_that_count(
+            student, [answers[i] for i in now.teachers], labels, mask, partial(self.share.places, labels),
+        )
         for i, answer in zip(now.teachers, rows.teachers, strict=True):
             self.guard.teacher(i, _values(answer), rows.mask)
         kd = kd_term(
@@ -150,6 +155,7 @@ class Teaching:
             RuntimeError: On every rank, for a teacher whose values are not finite.
             ValueError: On every rank, for a preparation that was asked for and fails on one.
         """
+        self.share.close_batch()
         with self._ledger.storing():
             self.pool.stores.batch_end()
         if self._unsettled and (now.on or self.looking):

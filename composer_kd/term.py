@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from composer.core import DataSpec, State
 from composer.utils import dist
@@ -20,6 +22,11 @@ from composer_kd.losses import Loss
 COMBINE = ('logits', 'probabilities')
 # Losses that stay finite where the teacher alone forbids a class; the others are infinite there by their definition.
 FORBIDDEN_FINE = frozenset({'kl_divergence', 'forward_kl', 'soft_cross_entropy', 'jensen_shannon', 'hard_label'})
+
+_MOST = 0.75
+"""Of what share of rows on it costs less to calculate the loss of all than to copy out those that count."""
+
+Places = Callable[[], Tensor | None]
 
 UNBIASED = frozenset({'kl_divergence', 'forward_kl', 'soft_cross_entropy'})
 """Losses that are linear in the teacher's probabilities, but for what the student has no part in."""
@@ -39,6 +46,10 @@ class Share:
         self._spec: DataSpec | None = None
         self._on_tokens = False
         self._numerator: Tensor | float | None = None
+        self._whole: Any = None
+        self._tokens: list[int] = []
+        self._parts: list[Any] | None = None
+        self._microbatch, self._turn, self._shift = 1, -1, False
         self.full = False
         """Whether every label of this rank's batch is known to count, so that no row has to be looked at for it."""
 
@@ -50,10 +61,15 @@ class Share:
             self._on_tokens = trainer.accumulate_train_batch_on_tokens
 
     def size(self, batch: Any, target_key: Key) -> int:
-        """The weight that Composer gives a (micro)batch: its samples, or its tokens that bear on the loss."""
+        """The weight that Composer gives a (micro)batch: its samples, or its tokens that bear on the loss.
+
+        A microbatch's tokens were counted when the batch began, if it began in host memory.
+        """
         if self._spec is None:
             return len(target_of(batch, target_key))
         if self._on_tokens:
+            if 0 <= self._turn < len(self._tokens):
+                return self._tokens[self._turn]
             return self._spec.get_num_tokens_in_batch(batch, token_type='loss_generating')
         return int(self._spec.get_num_samples_in_batch(batch))
 
@@ -69,6 +85,7 @@ class Share:
 
     def open_batch(self, state: State, shift: bool) -> None:
         """Count the rows of the whole batch, over all ranks. Every rank calls this for every batch that is on."""
+        self.close_batch()
         labels = target_of(state.batch, self._target_key)
         mask = counting(labels, self._ignore_index, shift)
         self._numerator, self.full = None, False
@@ -77,6 +94,12 @@ class Share:
         rows, size = mask.sum(), self.size(state.batch, self._target_key)
         # labels are still in host memory here, as a rule, so this costs no wait for the device
         self.full = not rows.is_cuda and int(rows) == mask.numel()
+        if not rows.is_cuda:
+            assert state.device_train_microbatch_size is not None
+            self._whole, self._shift = state.batch, shift
+            self._microbatch = math.ceil(state.device_train_microbatch_size)
+            if self._on_tokens:
+                self._tokens = [self.size(part, self._target_key) for part in self._in_parts()]
         if dist.get_world_size() > 1:
             both = state.device.tensor_to_device(torch.stack([rows.double(), rows.new_tensor(size).double()]))
             dist.all_reduce(both)  # the world size cancels in the ratio
@@ -85,6 +108,38 @@ class Share:
             self._numerator = size / rows.clamp_min(1)
         else:
             self._numerator = size / max(int(rows), 1)
+
+    def close_batch(self) -> None:
+        """Let go of the batch."""
+        self._whole = self._parts = None
+        self._turn, self._tokens = -1, []
+
+    def next_microbatch(self) -> None:
+        """A microbatch begins. Call for each, in order."""
+        self._turn += 1
+
+    def _in_parts(self) -> list[Any]:
+        """The microbatches as they lie in host memory; none where the batch did not begin there.
+
+        The trainer moves microbatches to the device one by one, and what is counted there makes the step wait.
+        """
+        if self._parts is None:
+            self._parts = [] if self._whole is None else list(self.split(self._whole, self._microbatch))
+        return self._parts
+
+    def places(self, labels: Any) -> Tensor | None:
+        """Which of the microbatch's labels count, as flat positions ``(M,)`` on their device; ``None`` if not known.
+
+        Args:
+            labels: The microbatch's, on the device.
+        """
+        parts = self._in_parts()
+        here = target_of(parts[self._turn], self._target_key) if 0 <= self._turn < len(parts) else None
+        mask = counting(here, self._ignore_index, self._shift)
+        if mask is None or not isinstance(labels, Tensor) or mask.shape != labels.shape:
+            return None
+        found = torch.from_numpy(np.flatnonzero(mask.numpy()))  # NumPy: there is no device that could be waited for
+        return (found.pin_memory() if labels.is_cuda else found).to(labels.device, non_blocking=True)
 
     def mean(self, total: Tensor, batch: Any) -> Tensor:
         """The microbatch's sum over rows as the part it has, after Composer's weighing, of the batch's mean."""
@@ -115,30 +170,42 @@ class Rows:
     counted: bool
 
 
-def rows_that_count(student: Tensor, teachers: Sequence[Answer], labels: Any, mask: Tensor | None) -> Rows:
+def rows_that_count(
+    student: Tensor, teachers: Sequence[Answer], labels: Any, mask: Tensor | None, places: Places = lambda: None,
+) -> Rows:
     """Bring classes last and, for token logits, keep the rows that count.
 
-    Of token logits only those rows are copied out, since the rest (85 % in masked language modelling) would cost as
-    much in the loss; this waits for the device once. For one row a sample all rows are kept and weighed, which waits
-    for nothing.
+    Of token logits those rows alone are copied out, since the rest (85 % in masked language modelling) would cost as
+    much in the loss, unless most of them count (in causal language modelling all but one a sample), where the copies
+    would cost more. For one row a sample all rows are kept and weighed.
 
     Args:
         student: Logits as the model gives them.
         teachers: Logits of each teacher, or of a few classes of the rows that count.
         labels: The labels, or ``None``.
         mask: Which labels count; ``None`` if all do or they are no class numbers.
+        places: Asked for the flat positions of the labels that count. Where they are not known, the device is waited
+            for once, to count them.
     """
     student = classes_last(student, labels)
     teachers = [classes_last(logits, labels) if isinstance(logits, Tensor) else logits for logits in teachers]
     counted = isinstance(labels, Tensor) and labels.shape == student.shape[:-1]
     if mask is None or not counted:
         return Rows(student, teachers, None, counted)
-    if student.dim() > 2:
-        # stored answers are those of these rows already
-        return Rows(student[mask], [
-            logits[mask] if isinstance(logits, Tensor) and logits.dim() > 2 else logits for logits in teachers
-        ], None, True)
-    return Rows(student, teachers, mask, True)
+    if student.dim() == 2:
+        return Rows(student, teachers, mask, True)
+    # stored answers are those of the rows that count already
+    whole = [logits for logits in teachers if isinstance(logits, Tensor) and logits.dim() > 2]
+    where = places()
+    if where is not None and len(where) >= _MOST * mask.numel() and len(whole) == len(teachers):
+        return Rows(student, teachers, mask, True)
+
+    def some(logits: Tensor) -> Tensor:
+        return logits[mask] if where is None else logits.flatten(0, -2).index_select(0, where)
+
+    return Rows(some(student), [
+        some(logits) if isinstance(logits, Tensor) and logits.dim() > 2 else logits for logits in teachers
+    ], None, True)
 
 
 def kd_term(

@@ -187,3 +187,23 @@ def test_a_registered_function_must_be_of_the_agreed_form(registry):
 def test_a_name_is_taken_once(registry):
     with pytest.raises(ValueError, match="already a loss named 'mse'"):
         registry.register('mse')(cubed)
+
+
+def test_a_registered_function_with_a_mask_is_told_which_rows_count_and_spared_a_copy(registry):
+    seen = []
+
+    def masked(student, teacher, *, mask=None, reduction='mean'):
+        seen.append((student, teacher, mask))
+        return functional.mse(student, teacher, mask=mask, reduction=reduction)
+    registry.register('masked')(masked)
+    student, teacher = logits(3, 5)
+    student[1] = torch.nan
+    mask = torch.tensor([True, False, True])
+    loss = make_loss('masked')
+    assert loss.settings == {}
+    assert torch.equal(loss.rows(student, teacher, mask=mask), functional.mse(student, teacher, mask=mask, reduction='none'))
+    assert seen[0][0] is student
+    assert seen[0][1].data_ptr() == teacher.data_ptr()
+    assert seen[0][2] is mask
+    assert loss(student[:1], teacher[:1]).isfinite()
+    assert seen[1][2] is None

@@ -7,6 +7,7 @@ from composer_kd.functional.divergences import (
     kl_divergence,
     reverse_kl,
 )
+from composer_kd.functional.labels import cross_entropy
 from composer_kd.functional.reduction import masked_mean
 from composer_kd.functional.sparse import all_classes, draw, on_outcomes, top_k
 from composer_kd.functional.targets import hard_label, mse, soft_cross_entropy
@@ -16,6 +17,7 @@ __all__ = [
     'binary_kl_divergence',
     'combine_logits',
     'combine_probabilities',
+    'cross_entropy',
     'draw',
     'hard_label',
     'jensen_shannon',

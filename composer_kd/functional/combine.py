@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from composer_kd.functional.checks import check_choice, check_logits, check_temperature, is_number
+from composer_kd.functional.chunks import pieces_of
 from composer_kd.functional.inputs import at_least_float32
 
 SPACES = ('softmax', 'sigmoid')
+
+_Shares = list[tuple[Tensor, float]]
 
 
 @torch.no_grad()
@@ -37,11 +40,7 @@ def combine_logits(logits: Sequence[Tensor], weights: Sequence[float] | None = N
         tensor([[1., 3.]])
     """
     shares, dtype = _shares(logits, weights)
-    combined: Tensor | None = None
-    for one, share in shares:
-        combined = one.to(dtype) * share if combined is None else combined.add_(one, alpha=share)
-    assert combined is not None
-    return combined
+    return _in_chunks(lambda some: _mix_logits(some, dtype), shares, dtype)
 
 
 @torch.no_grad()
@@ -86,12 +85,31 @@ def combine_probabilities(
     shares, dtype = _shares(logits, weights)
     if len(shares) == 1:
         return shares[0][0].detach().to(dtype)
-    if space == 'softmax':
-        return _mix_softmax(shares, dtype, temperature)
-    return _mix_sigmoid(shares, dtype, temperature)
+    mix = _mix_softmax if space == 'softmax' else _mix_sigmoid
+    return _in_chunks(lambda some: mix(some, dtype, temperature), shares, dtype)
 
 
-def _mix_softmax(shares: list[tuple[Tensor, float]], dtype: torch.dtype, temperature: float) -> Tensor:
+def _in_chunks(mix: Callable[[_Shares], Tensor], shares: _Shares, dtype: torch.dtype) -> Tensor:
+    """What is mixed, a few rows at a time: nothing of the size of all logits is made but the result."""
+    first = shares[0][0]
+    pieces = pieces_of(first)
+    if len(pieces) == 1:
+        return mix(shares)
+    mixed = torch.empty_like(first, dtype=dtype)
+    for piece in pieces:
+        mixed[piece] = mix([(one[piece], share) for one, share in shares])
+    return mixed
+
+
+def _mix_logits(shares: _Shares, dtype: torch.dtype) -> Tensor:
+    combined: Tensor | None = None
+    for one, share in shares:
+        combined = one.to(dtype) * share if combined is None else combined.add_(one.to(dtype), alpha=share)
+    assert combined is not None
+    return combined
+
+
+def _mix_softmax(shares: _Shares, dtype: torch.dtype, temperature: float) -> Tensor:
     mixed: Tensor | None = None
     level: Tensor | float = 0.0
     for one, share in shares:
@@ -104,7 +122,7 @@ def _mix_softmax(shares: list[tuple[Tensor, float]], dtype: torch.dtype, tempera
     return mixed.add_(level).mul_(temperature)
 
 
-def _mix_sigmoid(shares: list[tuple[Tensor, float]], dtype: torch.dtype, temperature: float) -> Tensor:
+def _mix_sigmoid(shares: _Shares, dtype: torch.dtype, temperature: float) -> Tensor:
     yes: Tensor | None = None
     no: Tensor | None = None
     for one, share in shares:
@@ -120,7 +138,7 @@ def _mix_sigmoid(shares: list[tuple[Tensor, float]], dtype: torch.dtype, tempera
 
 def _shares(
     logits: Sequence[Tensor], weights: Sequence[float] | None,
-) -> tuple[list[tuple[Tensor, float]], torch.dtype]:
+) -> tuple[_Shares, torch.dtype]:
     """The teachers that count, with weights that sum to one, and the dtype to calculate in."""
     if isinstance(logits, Tensor) or not isinstance(logits, Sequence):
         raise TypeError(

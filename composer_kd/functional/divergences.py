@@ -2,17 +2,20 @@
 
 Shared by all: logits of shape ``(..., C)``, calculated in float32 (float64 for float64), summed over classes, averaged
 over the rows that count, times temperature squared. A class that both models forbid (logit ``-inf``) adds nothing;
-:func:`torch.nn.functional.kl_div` gives NaN there.
+:func:`torch.nn.functional.kl_div` gives NaN there. Many rows are taken a few at a time, without a second derivative:
+see :mod:`composer_kd.functional.chunks`.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from composer_kd.functional.checks import check_beta
-from composer_kd.functional.inputs import prepare
+from composer_kd.functional.chunks import row_losses
 from composer_kd.functional.reduction import reduce_rows
 
 
@@ -53,12 +56,24 @@ def kl_divergence(
         >>> kl_divergence(student, teacher, temperature=4.0)
         tensor(0.4848)
     """
-    student, teacher = prepare(student_logits, teacher_logits, mask, temperature)
+    rows = row_losses(_forward, student_logits, teacher_logits, mask, temperature, _forward_with_gradient)
+    return reduce_rows(rows, mask, reduction)
+
+
+def _forward(student: Tensor, teacher: Tensor) -> Tensor:
     log_student, log_teacher = student.log_softmax(-1), teacher.log_softmax(-1)
     probable = log_teacher.exp()
     # -inf - -inf is NaN, and 0 * log(0 / x) is 0 by continuity
     excess = (log_teacher - log_student).masked_fill_(probable == 0, 0)
-    return reduce_rows((probable * excess).sum(-1) * temperature**2, mask, reduction)
+    return (probable * excess).sum(-1)
+
+
+def _forward_with_gradient(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    # by hand, as the commonest of all: p_s - p_t, and nothing is calculated twice
+    log_student, log_teacher = student.log_softmax(-1), teacher.log_softmax(-1)
+    probable = log_teacher.exp()
+    excess = log_teacher.sub_(log_student).masked_fill_(probable == 0, 0)
+    return excess.mul_(probable).sum(-1), log_student.exp_().sub_(probable)
 
 
 def reverse_kl(
@@ -95,11 +110,14 @@ def reverse_kl(
         >>> reverse_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
         tensor(0.4338)
     """
-    student, teacher = prepare(student_logits, teacher_logits, mask, temperature)
+    return reduce_rows(row_losses(_reverse, student_logits, teacher_logits, mask, temperature), mask, reduction)
+
+
+def _reverse(student: Tensor, teacher: Tensor) -> Tensor:
     log_student, log_teacher = student.log_softmax(-1), teacher.log_softmax(-1)
     probable = log_student.exp()
     excess = (log_student - log_teacher).masked_fill_(probable == 0, 0)
-    return reduce_rows((probable * excess).sum(-1) * temperature**2, mask, reduction)
+    return (probable * excess).sum(-1)
 
 
 def jensen_shannon(
@@ -140,7 +158,11 @@ def jensen_shannon(
         tensor(0.0895)
     """
     check_beta(beta)
-    student, teacher = prepare(student_logits, teacher_logits, mask, temperature)
+    rows = row_losses(partial(_mixed, beta=beta), student_logits, teacher_logits, mask, temperature)
+    return reduce_rows(rows, mask, reduction)
+
+
+def _mixed(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     log_student, log_teacher = student.log_softmax(-1), teacher.log_softmax(-1)
     student_probable, teacher_probable = log_student.exp(), log_teacher.exp()
     # The gradients through log(m / p_t) and log(m / p_s) cancel: what is left reaches the student through p_s alone.
@@ -152,8 +174,7 @@ def jensen_shannon(
         over_teacher = (F.relu(gap) + shared).masked_fill_(teacher_probable == 0, 0)
         over_student = (F.relu(-gap) + shared).masked_fill_(student_probable == 0, 0)
         rows_of_teacher = (teacher_probable * over_teacher).sum(-1)
-    rows = -beta * rows_of_teacher - (1 - beta) * (student_probable * over_student).sum(-1)
-    return reduce_rows(rows * temperature**2, mask, reduction)
+    return -beta * rows_of_teacher - (1 - beta) * (student_probable * over_student).sum(-1)
 
 
 def binary_kl_divergence(
@@ -190,9 +211,11 @@ def binary_kl_divergence(
         >>> binary_kl_divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
         tensor(0.3278)
     """
-    student, teacher = prepare(student_logits, teacher_logits, mask, temperature)
-    rows = _yes(student, teacher) + _yes(-student, -teacher)
-    return reduce_rows(rows * temperature**2, mask, reduction)
+    return reduce_rows(row_losses(_binary, student_logits, teacher_logits, mask, temperature), mask, reduction)
+
+
+def _binary(student: Tensor, teacher: Tensor) -> Tensor:
+    return _yes(student, teacher) + _yes(-student, -teacher)
 
 
 def _yes(student: Tensor, teacher: Tensor) -> Tensor:

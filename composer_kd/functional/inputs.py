@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,36 +24,40 @@ def at_least_float32(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
-def prepare(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, temperature: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Check the arguments of a loss and make its logits ready.
-
-    Args:
-        student_logits: Shape ``(..., C)``, floating point.
-        teacher_logits: Likewise; cut from its graph, so that gradients reach the student only.
-        mask: Weights of the rows, shape ``(...)``; rows of weight zero come back as zeros.
-        temperature: What the logits are divided by; above 0.
-
-    Returns:
-        Student's and teacher's logits over the temperature, both in float32, or in float64 if one came so.
+def check_inputs(student_logits: Any, teacher_logits: Any, mask: Any, temperature: Any = 1.0) -> None:
+    """Refuse what a loss cannot compare.
 
     Raises:
         TypeError: If an argument is of a wrong type.
         ValueError: If shapes do not match or a value is out of range.
 
     Example:
-        >>> prepare(torch.ones(1, 2), torch.zeros(1, 2), None, temperature=2.0)
-        (tensor([[0.5000, 0.5000]]), tensor([[0., 0.]]))
+        >>> check_inputs(torch.zeros(1, 2), torch.zeros(1, 2), None, 0.0)
+        Traceback (most recent call last):
+        ValueError: temperature: expected a finite number above 0, got 0.0; 1 leaves the logits as they are.
     """
     check_logits(student_logits, teacher_logits)
     check_temperature(temperature)
     if mask is not None:
         check_mask(mask, student_logits.shape[:-1])
-    dtype = at_least_float32(student_logits, teacher_logits)
 
-    def ready(logits: Tensor) -> Tensor:
-        logits = blank(logits, mask).to(dtype)
-        return logits if temperature == 1 else logits / temperature
 
-    return ready(student_logits), ready(teacher_logits.detach())
+def ready(logits: Tensor, mask: Tensor | None, dtype: torch.dtype, temperature: float) -> Tensor:
+    """Logits as a loss calculates with them.
+
+    Args:
+        logits: Shape ``(..., C)``, floating point.
+        mask: Weights of the rows, shape ``(...)``; rows of weight zero come back as zeros. ``None``: all count.
+        dtype: Float32 or float64.
+        temperature: What the logits are divided by; above 0.
+
+    Returns:
+        Of that shape and dtype; the same tensor where nothing is to be done.
+
+    Example:
+        >>> ready(torch.ones(2, 2), torch.tensor([True, False]), torch.float32, 2.0)
+        tensor([[0.5000, 0.5000],
+                [0.0000, 0.0000]])
+    """
+    logits = blank(logits, mask).to(dtype)
+    return logits if temperature == 1 else logits / temperature

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from composer_kd.functional.checks import check_logits, check_temperature
-from composer_kd.functional.inputs import at_least_float32
+from composer_kd.functional.chunks import pieces_of, refuse_second_derivative
+from composer_kd.functional.inputs import at_least_float32, ready
 
 
 @torch.no_grad()
@@ -111,30 +112,47 @@ def on_outcomes(student_logits: Tensor, classes: Tensor, used: Tensor | None, te
         >>> on_outcomes(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([[1]]), None).exp()
         tensor([[0.6652, 0.3348]])
     """
-    scaled = student_logits.to(at_least_float32(student_logits)) / temperature
-    taken = scaled.gather(-1, classes)
+    others_than = classes
+    if used is not None:
+        # what is not used must not take its class away from the others: all such places point at a class that is
+        others_than = torch.where(used, classes, classes[..., :1])
+    taken, rest = _TakenAndRest.apply(student_logits, classes, others_than, temperature)
     if used is not None:
         taken = taken.masked_fill(~used, -torch.inf)
-        # what is not used must not take its class away from the others: all such places point at a class that is
-        classes = torch.where(used, classes, classes[..., :1])
-    rest: Tensor = _Rest.apply(scaled, classes)
-    outcomes = torch.cat([taken, rest], dim=-1)
-    return outcomes.log_softmax(-1) * temperature
+    outcomes: Tensor = torch.cat([taken, rest], dim=-1).log_softmax(-1)
+    return outcomes * temperature
 
 
-class _Rest(torch.autograd.Function):
-    # logsumexp over all classes but some; torch's own has a gradient of NaN where a row has nothing but -inf left
+class _TakenAndRest(torch.autograd.Function):
+    # The logits of some classes, and logsumexp over all the others, whose gradient in torch is NaN where a row has
+    # nothing but -inf left; a few rows at a time, and nothing is kept but the student's logits as they came.
     @staticmethod
-    def forward(ctx: Any, scaled: Tensor, classes: Tensor) -> Tensor:
-        others = scaled.scatter(-1, classes, -torch.inf)
-        rest = others.logsumexp(-1, keepdim=True)
-        ctx.save_for_backward(others, rest)
-        return rest
+    def forward(
+        ctx: Any, logits: Tensor, classes: Tensor, others_than: Tensor, temperature: float,
+    ) -> tuple[Tensor, Tensor]:
+        dtype = at_least_float32(logits)
+        taken = torch.empty_like(classes, dtype=dtype)
+        rest = taken.new_empty((*logits.shape[:-1], 1))
+        for piece in pieces_of(logits):
+            scaled = ready(logits[piece], None, dtype, temperature)
+            taken[piece] = scaled.gather(-1, classes[piece])
+            rest[piece] = scaled.scatter(-1, others_than[piece], -torch.inf).logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(logits, classes, others_than, rest)
+        ctx.temperature = temperature
+        return taken, rest
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        others, rest = ctx.saved_tensors
-        return grads[0] * (others - rest.clamp_min(torch.finfo(rest.dtype).min)).exp(), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        logits, classes, others_than, rest = ctx.saved_tensors
+        of_taken, of_rest = (grad / ctx.temperature for grad in grads)
+        level = rest.clamp_min(torch.finfo(rest.dtype).min)
+        found = torch.empty_like(logits)
+        for piece in pieces_of(logits):
+            slope = (ready(logits[piece], None, rest.dtype, ctx.temperature) - level[piece]).exp_()
+            slope.scatter_(-1, others_than[piece], 0).mul_(of_rest[piece])
+            found[piece] = slope.scatter_add_(-1, classes[piece], of_taken[piece])
+        return found, None, None, None
 
 
 def all_classes(classes: Tensor, log_probabilities: Tensor, count: int) -> Tensor:

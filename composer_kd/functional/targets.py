@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from composer_kd.functional.checks import check_choice
-from composer_kd.functional.inputs import prepare
+from composer_kd.functional.chunks import row_losses
 from composer_kd.functional.reduction import reduce_rows
 
 CLASS_REDUCTIONS = ('sum', 'mean')
@@ -45,10 +46,20 @@ def soft_cross_entropy(
         >>> soft_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
         tensor(0.6931)
     """
-    student, teacher = prepare(student_logits, teacher_logits, mask, temperature)
+    rows = row_losses(_soft, student_logits, teacher_logits, mask, temperature, _soft_with_gradient)
+    return reduce_rows(rows, mask, reduction)
+
+
+def _soft(student: Tensor, teacher: Tensor) -> Tensor:
     probable = teacher.softmax(-1)
     log_student = student.log_softmax(-1).masked_fill(probable == 0, 0)  # 0 * -inf where both forbid the class
-    return reduce_rows(-(probable * log_student).sum(-1) * temperature**2, mask, reduction)
+    return -(probable * log_student).sum(-1)
+
+
+def _soft_with_gradient(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    probable, log_student = teacher.softmax(-1), student.log_softmax(-1)
+    rows = -log_student.masked_fill(probable == 0, 0).mul_(probable).sum(-1)
+    return rows, log_student.exp_().sub_(probable)
 
 
 def hard_label(
@@ -83,9 +94,20 @@ def hard_label(
         >>> hard_label(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.1, 0.0]]))
         tensor(0.3133)
     """
-    student, teacher = prepare(student_logits, teacher_logits, mask)
+    rows = row_losses(_hard, student_logits, teacher_logits, mask, gradient=_hard_with_gradient)
+    return reduce_rows(rows, mask, reduction)
+
+
+def _hard(student: Tensor, teacher: Tensor) -> Tensor:
     likeliest = teacher.argmax(-1, keepdim=True)
-    return reduce_rows(-student.log_softmax(-1).gather(-1, likeliest).squeeze(-1), mask, reduction)
+    return -student.log_softmax(-1).gather(-1, likeliest).squeeze(-1)
+
+
+def _hard_with_gradient(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    likeliest = teacher.argmax(-1, keepdim=True)
+    log_student = student.log_softmax(-1)
+    rows = -log_student.gather(-1, likeliest)
+    return rows.squeeze(-1), log_student.exp_().scatter_add_(-1, likeliest, torch.full_like(rows, -1))
 
 
 def mse(
@@ -128,10 +150,21 @@ def mse(
         tensor(True)
     """
     check_choice('class_reduction', class_reduction, CLASS_REDUCTIONS)
-    student, teacher = prepare(student_logits, teacher_logits, mask)
-    gap = student - teacher
-    gap = gap.masked_fill_(student.isneginf() & teacher.isneginf(), 0)  # -inf - -inf is NaN
-    rows = gap.square().sum(-1)
+    rows = row_losses(_squares, student_logits, teacher_logits, mask, gradient=_squares_with_gradient)
     if class_reduction == 'mean':
-        rows = rows / student.shape[-1]
+        rows = rows / student_logits.shape[-1]
     return reduce_rows(rows, mask, reduction)
+
+
+def _gap(student: Tensor, teacher: Tensor) -> Tensor:
+    both_forbid = student.isneginf() & teacher.isneginf()
+    return (student - teacher).masked_fill_(both_forbid, 0)  # -inf - -inf is NaN
+
+
+def _squares(student: Tensor, teacher: Tensor) -> Tensor:
+    return _gap(student, teacher).square().sum(-1)
+
+
+def _squares_with_gradient(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    gap = _gap(student, teacher)
+    return gap.square().sum(-1), gap.mul_(2)

@@ -8,11 +8,11 @@ from typing import Any
 from composer.metrics import LanguageCrossEntropy, MaskedAccuracy
 from composer.models import HuggingFaceModel
 from torch import Tensor
-from torch.nn import functional
 from transformers import BertForMaskedLM
 from transformers.utils import ModelOutput
 
 from composer_kd.batches import POSITIONS, at_positions, labelled
+from composer_kd.functional import cross_entropy
 from composer_kd.models.hugging_face import TokenizedModel, bert_config
 from composer_kd.models.registry import MODELS
 
@@ -53,13 +53,16 @@ class MaskedBert(BertForMaskedLM):
         """Logits at the positions, and the loss where there are labels."""
         if masked_positions is None and labels is not None:
             masked_positions = labelled(labels, _IGNORED)
+        if attention_mask is not None and attention_mask.dim() == 2:
+            # Of a mask (N, L) transformers asks the device whether all of it is ones, and waits for the answer.
+            attention_mask = attention_mask[:, None].expand(-1, input_ids.shape[1], -1)
         hidden = self.bert(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)[0]
         logits = self.cls(at_positions(hidden, masked_positions, 3))
         if labels is None:
             return MaskedRows(logits=logits, masked_positions=masked_positions)
         wanted = at_positions(labels, masked_positions, 2)
         # The sum over the count, not the mean: the mean of nothing is NaN, and times zero it stays so.
-        total = functional.cross_entropy(logits, wanted, ignore_index=_IGNORED, reduction='sum')
+        total = cross_entropy(logits, wanted, ignore_index=_IGNORED).sum()
         count = (wanted != _IGNORED).sum().clamp_min(1)
         return MaskedRows(loss=total / count, logits=logits, masked_positions=masked_positions)
 

@@ -108,7 +108,7 @@ def _plan(recipe: Recipe, ranks: int, nodes: int, memory_gb: float, neighbours: 
     kept, uncounted = _activations(student, sources[0], precision, gpu)
     needed = memory.estimate(
         weights, kept, on_device(pool, settings, ranks, memory_gb * memory.GIB, gpu),
-        3 + settings['teachers_per_batch'] if settings else 0,
+        memory.copies(settings['teachers_per_batch']) if settings else 0,
         recipe, ranks, per_node, batch_per_rank, round(memory_gb * memory.GIB), gpu,
     )
     found = [

@@ -182,6 +182,16 @@ def sharded(recipe: Recipe, ranks: int, per_node: int) -> tuple[int, int]:
     return (1 if strategy in ('SHARD_GRAD_OP', '_HYBRID_SHARD_ZERO2') else over), over
 
 
+def copies(teachers: int) -> int:
+    """How many tensors of the logits' size distillation has at a time: answers, their mean, the student's gradient.
+
+    Example:
+        >>> copies(1), copies(3)
+        (2, 5)
+    """
+    return teachers + (2 if teachers > 1 else 1)
+
+
 def estimate(
     weights: Weights, kept: Activations | None, teachers: int, kd: int, recipe: Recipe, ranks: int, per_node: int,
     batch_per_rank: int, limit: int, gpu: bool,

@@ -7,7 +7,10 @@ import torch
 from composer_kd.functional import combine_logits, combine_probabilities, kl_divergence
 
 from .cases import logits
+from .memory import most_bytes
 from .reference import sigmoid, softmax
+
+pytestmark = pytest.mark.usefixtures('whole_or_in_chunks')
 
 F_OF = {'softmax': softmax, 'sigmoid': sigmoid}
 
@@ -122,3 +125,11 @@ def test_settings_of_combine_probabilities():
         combine_probabilities([torch.zeros(2, 3)], space='logits')
     with pytest.raises(ValueError, match='temperature: expected'):
         combine_probabilities([torch.zeros(2, 3)], temperature=0)
+
+
+@pytest.mark.parametrize('combine', [combine_logits, combine_probabilities])
+def test_nothing_large_is_made_but_the_result(combine, monkeypatch):
+    monkeypatch.undo()
+    teachers = [torch.randn(512, 8000, dtype=torch.bfloat16) for _ in range(3)]
+    taken = most_bytes(lambda: combine(teachers))
+    assert 512 * 8000 * 4 <= taken < 512 * 8000 * 4 + 12 * 2**20

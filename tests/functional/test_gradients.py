@@ -7,6 +7,8 @@ import torch
 from . import reference
 from .cases import CASES, PLAIN, Case, forbid, gradient, logits
 
+pytestmark = pytest.mark.usefixtures('whole_or_in_chunks')
+
 
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_gradcheck(case):

@@ -9,6 +9,8 @@ from composer_kd.functional.reduction import reduce_rows
 
 from .cases import CASES, PLAIN, Case, gradient, logits
 
+pytestmark = pytest.mark.usefixtures('whole_or_in_chunks')
+
 
 def poisoned(dtype=torch.float32):
     """Logits of four rows, the last two of which hold what a padded position may hold."""

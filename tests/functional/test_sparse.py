@@ -11,6 +11,7 @@ from composer_kd.functional import all_classes, draw, on_outcomes, top_k
 from tests.functional import reference
 from tests.functional.cases import gradient, logits
 
+IN_CHUNKS_TOO = pytest.mark.usefixtures('whole_or_in_chunks')
 SPARSE_LOSSES = ('kl_divergence', 'reverse_kl', 'jensen_shannon', 'soft_cross_entropy')
 
 
@@ -100,6 +101,7 @@ def test_what_is_refused():
             draw(z, torch.rand(3, 4), temperature)
 
 
+@IN_CHUNKS_TOO
 @pytest.mark.parametrize('temperature', [0.7, 1.0, 4.0])
 def test_a_student_on_the_outcomes(temperature):
     student, _ = logits(30, 12)
@@ -110,6 +112,7 @@ def test_a_student_on_the_outcomes(temperature):
     np.testing.assert_allclose(found / temperature, want, atol=1e-12)
 
 
+@IN_CHUNKS_TOO
 def test_places_that_are_not_used_take_nothing_away_and_add_nothing():
     student, _ = logits(1, 6)
     classes = torch.tensor([[2, 4, 0, 0]])
@@ -119,6 +122,7 @@ def test_places_that_are_not_used_take_nothing_away_and_add_nothing():
     assert (found[:, 2:4] == -torch.inf).all()
 
 
+@IN_CHUNKS_TOO
 @pytest.mark.parametrize('used', [None, [[True, True, False], [True, False, False]]])
 @pytest.mark.parametrize('temperature', [1.0, 3.0])
 def test_gradcheck(used, temperature):
@@ -131,6 +135,7 @@ def test_gradcheck(used, temperature):
     assert torch.autograd.gradcheck(probabilities, (student.requires_grad_(),))
 
 
+@IN_CHUNKS_TOO
 @pytest.mark.parametrize('loss', SPARSE_LOSSES)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('scale', [3.0, 1e4])
@@ -142,6 +147,7 @@ def test_gradients_are_finite(loss, dtype, scale):
     assert torch.isfinite(grad).all()
 
 
+@IN_CHUNKS_TOO
 @pytest.mark.parametrize('kept', [3, 4])
 def test_a_student_that_forbids_what_the_teacher_leaves_out(kept):
     """The rest is nothing then, and its gradient is nothing too."""
@@ -294,6 +300,7 @@ def test_all_classes():
     np.testing.assert_allclose(found, [[0, 0.5, 0, 0.5, 0, 0], [0.1, 0.4, 0.2, 0, 0.3, 0]], atol=1e-12)
 
 
+@IN_CHUNKS_TOO
 @pytest.mark.parametrize('combine', ['sampled and sampled', 'sampled and dense', 'top_k and dense'])
 def test_several_teachers_on_the_same_outcomes(combine):
     student, one = logits(6, 10, dtype=torch.float32)

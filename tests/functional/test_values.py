@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from . import reference
 from .cases import CASES, PLAIN, SOFT, Case, forbid, logits
 
+pytestmark = pytest.mark.usefixtures('whole_or_in_chunks')
+
 BOUNDED = ['kl_divergence', 'reverse_kl', 'jensen_shannon', 'binary_kl_divergence', 'mse']
 """Losses that are zero for equal inputs and never below."""
 

@@ -137,7 +137,8 @@ def test_sequence_classification_with_model_outputs_and_with_tuples(return_dict)
     assert_close(got, {f'model.{n}': p.grad for n, p in reference.named_parameters()})
 
 
-def test_a_causal_model_is_compared_where_the_next_token_is_labelled():
+@pytest.mark.parametrize('counts', [None, [LENGTH], [LENGTH - 1, LENGTH]], ids=['some', 'all', 'nearly all'])
+def test_a_causal_model_is_compared_where_the_next_token_is_labelled(counts):
     config = transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2, n_positions=16,
                                      resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     models = []
@@ -146,7 +147,7 @@ def test_a_causal_model_is_compared_where_the_next_token_is_labelled():
             torch.manual_seed(seed)
             models.append(transformers.GPT2LMHeadModel(config))
     student, reference, teacher = models
-    data = masked()
+    data = masked(counts=counts)
     got = first_gradients(data, student=HuggingFaceModel(student, shift_labels=True), teacher=teacher, microbatch=5,
                           kd_loss_weight=1.0, base_loss_weight=0.0)
     batch = torch.utils.data.default_collate(data)

@@ -3,10 +3,12 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from composer_kd.functional import combine_logits, kl_divergence
 from composer_kd.models import build_model
 from composer_kd.plan import plan_recipe
-from composer_kd.plan.memory import GIB, Weights, activations, optimizer_state
+from composer_kd.plan.memory import GIB, Weights, activations, copies, optimizer_state
 from composer_kd.plan.onmeta import Kept, OnMeta
+from tests.functional.memory import most_bytes
 from tests.recipes.tiny import recipe
 
 
@@ -109,3 +111,16 @@ def test_automatic_microbatches_are_halved_until_they_fit(tmp_path):
     tight = plan_recipe(recipe(tmp_path / 'run', **changes), ranks=1, memory_gb=(1 + needed / 3) / 0.9).memory
     assert tight.microbatch == 256
     assert tight.total < 0.9 * tight.limit < tight.total + 256 * tight.activations_per_sample
+
+
+@pytest.mark.parametrize('teachers', [1, 2])
+def test_the_copies_of_the_logits_are_those_that_a_loss_makes(teachers):
+    student = torch.randn(512, 8000, requires_grad=True)
+    size = student.numel() * 4
+
+    def term():
+        answers = [torch.randn(512, 8000) for _ in range(teachers)]
+        target = answers[0] if teachers == 1 else combine_logits(answers)
+        kl_divergence(student, target, temperature=2.0).backward()
+    taken = most_bytes(term)
+    assert copies(teachers) * size <= taken < copies(teachers) * size + 12 * 2**20
