@@ -1,0 +1,56 @@
+"""The ways in which teachers are prepared for inference, and which of them is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from composer_kd.tuning.spread import Spread
+from composer_kd.tuning.subject import takes_prepare
+
+OWN = 'as the recipe says'
+_WORTH_IT = 0.95
+"""Another way than the recipe's is taken if it takes no more than this share of its time."""
+
+
+def variants_of(said: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
+    """The ways that are measured by their names, each with its setting ``prepare``; the recipe's own first.
+
+    Args:
+        said: The recipe's distillation.
+        compiled: Whether compiling is one of them.
+
+    Raises:
+        ValueError: If compiling is asked for where teachers cannot be prepared.
+    """
+    if not takes_prepare():
+        if compiled:
+            raise ValueError('--compile: this version has no setting that prepares teachers. Leave it out.')
+        return {OWN: None}
+    ways: dict[str, Any] = {'auto': 'auto', 'none': 'none', 'bf16': {'precision': 'bf16'}}
+    if compiled:
+        ways['compiled'] = {'compile': True}
+    own = said.get('prepare', 'auto')
+    first = {name: value for name, value in ways.items() if value == own} or {OWN: own}
+    return {**first, **ways}
+
+
+def pick(teachers: Mapping[str, Mapping[str, Spread]], said: Mapping[str, Any], ways: Mapping[str, Any]) -> str:
+    """The way that is taken: the fastest over all teachers, or the recipe's own if that is hardly slower.
+
+    Args:
+        teachers: By name and way, the forward of each.
+        said: The recipe's distillation.
+        ways: All ways, the recipe's own first.
+
+    Example:
+        >>> seen = {'a': {'auto': Spread.of([1.0]), 'none': Spread.of([0.9])}}
+        >>> pick(seen, {}, {'auto': 'auto', 'none': 'none'})
+        'none'
+    """
+    own = next(iter(ways))
+
+    def seconds(way: str) -> float:
+        return sum(found.get(way, next(iter(found.values()))).seconds for found in teachers.values())
+    best = min(ways, key=seconds)
+    return best if seconds(best) < _WORTH_IT * seconds(own) else own
