@@ -1,9 +1,9 @@
 """Holds what ``composer-kd tune`` predicts against real trainings: ``python scripts/check_tune.py RECIPE.yaml``.
 
-The recipe is shortened to so many batches and tuned. Then some of the ways to distil are trained as they would be pasted,
-and the recipe without distillation, in turn, round after round. Of each batch the median over the rounds is taken, so
-that what interrupts one round does not count, and the first batch, which warms up, is left out of both figures. Beside
-the overhead that these trainings had stands the one that was predicted for the same batches.
+The recipe is shortened to so many batches and tuned. Then some of the ways to distil are trained as they would be
+pasted, and the recipe without distillation, in turn, round after round. Of each batch the median over the rounds is
+taken, so that what interrupts one round does not count, and the first batch, which warms up, is left out of both
+figures. Beside the overhead that these trainings had stands the one that was predicted for the same batches.
 
 Run it on a machine that does nothing else.
 """
@@ -52,16 +52,17 @@ def train(recipe: Recipe) -> list[float]:
     return [step.whole for step in time_steps(recipe, lambda count, passed: False)]
 
 
-def expected(prediction: Prediction, first: bool) -> float:
-    """The overhead predicted for all batches but the first, on which distillation is on or not."""
-    on = (prediction.active - first) / prediction.active if prediction.active else 0.0
+def expected(prediction: Prediction) -> float:
+    """The overhead predicted for all batches but the first."""
+    on = (prediction.active - (prediction.first == 0)) / prediction.active if prediction.active else 0.0
     return prediction.kd * on / (prediction.base * (prediction.steps - 1) / prediction.steps)
 
 
 def overhead(with_kd: list[list[float]], without: list[list[float]]) -> float:
     """Time on top of the same batches without distillation, each batch's median over the rounds."""
-    mine, bare = ([statistics.median(batch) for batch in zip(*rounds, strict=True)][1:] for rounds in (with_kd, without))
-    return sum(mine) / sum(bare) - 1
+    def seconds(rounds: list[list[float]]) -> float:
+        return float(sum(statistics.median(batch) for batch in list(zip(*rounds, strict=True))[1:]))
+    return float(seconds(with_kd) / seconds(without) - 1)
 
 
 def check(recipe: Recipe, names: tuple[str, ...], rounds: int, seconds: float, budget: float) -> list[dict[str, Any]]:
@@ -90,25 +91,11 @@ def check(recipe: Recipe, names: tuple[str, ...], rounds: int, seconds: float, b
     rows = []
     for one, seen in zip(chosen, found[1:], strict=True):
         each = sorted(sum(a[1:]) / sum(b[1:]) - 1 for a, b in zip(seen, found[0], strict=True))
-        # every way but the recipe's own begins with the first batch; that one's schedule says
-        first = bool(one.active) and _first(advice, one)
         rows.append({
-            'choice': one.choice.name, 'steps': one.steps, 'active': one.active, 'predicted': expected(one, first),
+            'choice': one.choice.name, 'steps': one.steps, 'active': one.active, 'predicted': expected(one),
             'measured': overhead(seen, found[0]), 'rounds': each,
         })
     return rows
-
-
-def _first(advice: Any, prediction: Prediction) -> bool:
-    from composer_kd.plan.distilling import follow
-    from composer_kd.tuning.subject import settings_of
-
-    subject = advice.subject
-    counts = follow(
-        advice.length.course, settings_of(subject, prediction.choice.changes), subject.names, subject.weights,
-        subject.recipe.seed,
-    )
-    return counts.first_step == 0
 
 
 @click.command()
@@ -136,7 +123,8 @@ def main(
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table(title=f'overhead of {batches} batches, predicted and measured over {rounds} rounds', title_justify='left')
+    title = f'overhead of {batches} batches, predicted and measured over {rounds} rounds'
+    table = Table(title=title, title_justify='left')
     for column in ('choice', 'steps with KD', 'predicted', 'measured', 'by round'):
         table.add_column(column, justify='left' if column == 'choice' else 'right')
     for row in rows:

@@ -15,7 +15,7 @@ from composer_kd.recipes.build import build_train_data
 from composer_kd.teachers.fetch import is_remote
 from composer_kd.tuning.predict import Costs
 from composer_kd.tuning.spread import Spread
-from composer_kd.tuning.steps import Over, Timed, alone, enough, in_turn, quiet, sort_out, time_steps
+from composer_kd.tuning.steps import Over, Timed, alone, enough, in_turn, quiet, sort_out, time_steps, warm_up
 from composer_kd.tuning.subject import Length, Subject, read_length
 from composer_kd.tuning.variants import pick, variants_of
 
@@ -234,13 +234,13 @@ def _write_and_read(
 
 def _last(teachers: int, rounds: int, batches: int | None) -> int:
     """After how many batches so many rounds are over, or as many as there are different batches for."""
-    rounds = rounds if batches is None else min(rounds, (batches - 1) // (2 * teachers) - 1)
+    rounds = rounds if batches is None else min(rounds, (batches - 1 - warm_up(teachers)) // (2 * teachers))
     if rounds < 1:
         raise ValueError(
             f'tune: {batches} batches are too few to measure stored answers. Make the batches smaller, or keep more '
             'views (train_data.views).',
         )
-    return 2 * teachers * (rounds + 1) + 1
+    return warm_up(teachers) + 2 * teachers * rounds + 1
 
 
 def _some(subject: Subject, items: Sequence[Mapping[str, Any]], last: int, what: str, tell: Tell) -> Timed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from composer_kd.caching.estimate import Estimate, break_even
 from composer_kd.plan.result import Distilling
@@ -52,6 +52,7 @@ class Prediction:
         pays_after: After how many trainings the store has paid against live teachers; 0 where it is written, ``None``
             for never or no store.
         runs: How many trainings share the store.
+        first: The first step on which distillation is on, from 0; ``None`` if there is none.
     """
 
     choice: Choice
@@ -64,6 +65,7 @@ class Prediction:
     bytes: float = 0.0
     pays_after: int | None = None
     runs: int = 1
+    first: int | None = None
 
     @property
     def overhead(self) -> float:
@@ -142,19 +144,17 @@ def predict(
         runs: How many trainings share a store.
         ranks: That write it together.
     """
-    base = schedule.steps * (costs.step + costs.waiting)
-    names = list(schedule.counts.batches)
+    counts, base = schedule.counts, schedule.steps * (costs.step + costs.waiting)
+    known = Prediction(
+        choice, schedule.steps, counts.active_steps, counts.batches, base, seconds_of(costs, schedule, stored),
+        runs=runs, first=counts.first_step,
+    )
     if not choice.stored:
-        return Prediction(
-            choice, schedule.steps, schedule.counts.active_steps, schedule.counts.batches, base,
-            seconds_of(costs, schedule, stored), runs=runs,
-        )
-    kd = seconds_of(costs, schedule, names)
+        return known
+    kd = seconds_of(costs, schedule, list(counts.batches))
     writing = sum(estimate.seconds or 0.0 for estimate in schedule.estimates.values()) / ranks
     pays: int | None = 0
     if schedule.estimates:
-        pays = break_even(writing, seconds_of(costs, schedule, stored) - kd)
-    return Prediction(
-        choice, schedule.steps, schedule.counts.active_steps, schedule.counts.batches, base, kd, writing,
-        sum(estimate.bytes for estimate in schedule.estimates.values()), pays, runs,
-    )
+        pays = break_even(writing, known.kd - kd)
+    size = sum(estimate.bytes for estimate in schedule.estimates.values())
+    return replace(known, kd=kd, writing=writing, bytes=size, pays_after=pays)

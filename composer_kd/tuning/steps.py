@@ -179,7 +179,7 @@ def in_turn(said: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]], last
 def sort_out(steps: Sequence[Step], names: Sequence[str]) -> Timed:
     """What steps took of which :func:`in_turn` has distillation on every other one, the first of them.
 
-    The first step, and the first with each teacher, are not counted: they warm up. What a step with distillation adds
+    The first steps, and the first with each teacher, are not counted: they warm up. What a step with distillation adds
     is its time less the mean of the steps before and after it, so that whatever slows the machine down for a while
     meets both.
 
@@ -187,9 +187,9 @@ def sort_out(steps: Sequence[Step], names: Sequence[str]) -> Timed:
         steps: All steps.
         names: Of the teachers, in turn; none where distillation is off throughout.
     """
-    begin = max(2, 2 * len(names))
+    begin = warm_up(len(names))
     if not names:
-        return Timed(Spread.of([step.whole for step in steps[min(begin, len(steps) - 1):]]), {})
+        return Timed(Spread.of([step.whole for step in steps[begin:]]), {})
     on = range(begin, len(steps) - 1, 2)
     teachers: dict[str, list[float]] = {name: [] for name in names}
     added, rest = [], []
@@ -208,9 +208,14 @@ def sort_out(steps: Sequence[Step], names: Sequence[str]) -> Timed:
     )
 
 
+def warm_up(teachers: int) -> int:
+    """How many steps warm up, with so many teachers in turn on every other one."""
+    return max(4, 2 * teachers)
+
+
 def enough(names: Sequence[str], seconds: float) -> Over:
     """At least two measurements of each teacher in turn, and so many seconds."""
-    least = max(2, 2 * len(names)) + 2 * max(2, 2 * len(names)) + 1
+    least = warm_up(len(names)) + 2 * max(2, 2 * len(names)) + 1
 
     def over(count: int, passed: float) -> bool:
         return count >= least and passed >= seconds
