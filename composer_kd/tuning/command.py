@@ -58,6 +58,7 @@ def _advice(
     from composer_kd.tuning import tune_recipe
 
     console = Console(stderr=True)
+    console.quiet = not console.is_terminal
     with Progress(
         TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), console=console, transient=True,
         disable=not console.is_terminal,

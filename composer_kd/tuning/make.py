@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from composer_kd.recipes import Recipe
 from composer_kd.tuning.advice import Advice, advise
-from composer_kd.tuning.measure import Tell, measure
+from composer_kd.tuning.measure import measure
+from composer_kd.tuning.storing import Tell
 from composer_kd.tuning.subject import read_subject
 from composer_kd.tuning.variants import variants_of
 

@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from composer_kd.answers import Format, SampleLoader, Store
+from composer_kd.answers import SampleLoader
 from composer_kd.caching.estimate import Speed
 from composer_kd.recipes.build import build_train_data
-from composer_kd.teachers.fetch import is_remote
+from composer_kd.recipes.errors import is_ours
 from composer_kd.tuning.predict import Costs
 from composer_kd.tuning.spread import Spread
-from composer_kd.tuning.steps import Over, Timed, alone, enough, in_turn, quiet, sort_out, time_steps, warm_up
+from composer_kd.tuning.steps import Over, Timed, alone, enough, in_turn, quiet, sort_out, time_steps
+from composer_kd.tuning.storing import Stored, Tell, read, write_and_read
 from composer_kd.tuning.subject import Length, Subject, read_length
-from composer_kd.tuning.variants import pick, variants_of
-
-Tell = Callable[[str, float], None]
-"""What is measured now, and which share of all is done."""
+from composer_kd.tuning.variants import COMPILED, pick, variants_of
 
 _LOADER, _STEPS, _STORE = 0.1, 0.5, 0.4
 _ROUNDS = 100
-_HEADER = 188  # bytes of a shard that hold no sample
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What stored answers take.
+class Asked:
+    """A teacher that is asked: as it is said, its name, and how it is prepared."""
 
-    Attributes:
-        reading: Of one teacher's answers to a batch.
-        loss: What else distillation adds to a step that reads them.
-        form: How they are written; ``None`` where the store is elsewhere.
-        rows: Of a sample, on average.
-        packing: Making rows of a batch's answers and writing them; ``None`` of a store that was there already.
-    """
+    item: Mapping[str, Any]
+    teacher: str
+    way: str
 
-    reading: Spread
-    loss: Spread
-    form: Format | None
-    rows: float
-    packing: float | None
+    @property
+    def name(self) -> str:
+        """Of both."""
+        return f'{self.teacher} ({self.way})'
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,7 @@ class Measured:
         prepare: The preparation that is taken.
         stored: What stored answers take; ``None`` where there can be none.
         no_store: Then, why.
+        refused: By preparation, why teachers cannot be prepared in this way.
     """
 
     samples: int
@@ -73,6 +64,7 @@ class Measured:
     prepare: str
     stored: Stored | None
     no_store: str = ''
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def costs(self, alike: Mapping[str, str], prepare: str) -> Costs:
         """The costs of a batch with teachers prepared in that way.
@@ -125,39 +117,48 @@ def measure(subject: Subject, seconds: float, compiled: bool, tell: Tell) -> tup
 
     ways = variants_of(subject.said, compiled)
     asked = [
-        ({**item, **({} if 'prepare' in item or value is None else {'prepare': value})}, name, way)
+        Asked({**item, **({} if 'prepare' in item or value is None else {'prepare': value})}, name, way)
         for name, item in subject.live.items() if subject.alike[name] == name
         for way, value in (list(ways.items())[:1] if 'prepare' in item else ways.items())
     ]
-    timed = _steps(subject, asked, _STEPS * seconds if keyed else (_STEPS + _STORE) * seconds, tell)
+    timed, asked, refused = _steps(subject, asked, _STEPS * seconds if keyed else (_STEPS + _STORE) * seconds, tell)
     teachers: dict[str, dict[str, Spread]] = {}
-    for (_, name, way), spread in zip(asked, timed.teachers.values(), strict=True):
-        teachers.setdefault(name, {})[way] = spread
-    chosen = pick(teachers, subject.said, ways)
+    for one, spread in zip(asked, timed.teachers.values(), strict=True):
+        teachers.setdefault(one.teacher, {})[one.way] = spread
+    chosen = pick(teachers, {name: way for name, way in ways.items() if name not in refused})
     stored, why = None, f"the data '{subject.recipe.train_data['name']}' does not say which samples it gives"
     if keyed:
-        once = timed.off.seconds if timed.added is None else timed.off.seconds + max(0.0, timed.added.seconds)
-        rounds = int(min(_ROUNDS, max(2.0, _STORE * seconds / (3 * timed.off.seconds + once))))
-        own = list(subject.stored.values())
-        try:
-            if own:
-                stored = _read(subject, own, rounds, batches, tell)
-            else:
-                name = next(iter(subject.live))
-                ask = ways[chosen] if chosen in teachers[name] else None
-                stored = _write_and_read(
-                    subject, {**subject.live[name], **({} if ask is None else {'prepare': ask})}, rounds, batches,
-                    teachers[name].get(chosen, next(iter(teachers[name].values()))).seconds, tell,
-                )
-        except ValueError as error:
-            if set(subject.names) - set(subject.live):
-                raise  # of teachers of whom answers alone are left
-            why = ' '.join(str(error).split())
+        stored, why = _store(subject, seconds, batches, timed, teachers, (chosen, ways[chosen]), tell)
     tell('measured', 1.0)
     return Measured(
         subject.batch_size, timed.off, data, workers, teachers, timed.rest, timed.added, chosen, stored,
-        '' if stored is not None else why,
+        why, refused,
     ), length
+
+
+def _store(
+    subject: Subject, seconds: float, batches: int | None, timed: Timed, teachers: Mapping[str, Mapping[str, Spread]],
+    way: tuple[str, Any], tell: Tell,
+) -> tuple[Stored | None, str]:
+    """What stored answers take, or why there can be none."""
+    once = timed.off.seconds if timed.added is None else timed.off.seconds + max(0.0, timed.added.seconds)
+    rounds = int(min(_ROUNDS, max(2.0, _STORE * seconds / (3 * timed.off.seconds + once))))
+
+    def told(what: str, share: float) -> None:
+        tell(what, 1 - _STORE * (1 - share))
+    try:
+        if subject.stored:
+            return read(subject, list(subject.stored.values()), rounds, batches, told), ''
+        name, item = next(iter(subject.live.items()))
+        found = teachers[name].get(way[0])
+        if found is not None and way[1] is not None:
+            item = {**item, 'prepare': way[1]}
+        found = found or next(iter(teachers[name].values()))
+        return write_and_read(subject, item, rounds, batches, found.seconds, told), ''
+    except ValueError as error:
+        if set(subject.names) - set(subject.live):
+            raise  # of teachers of whom answers alone are left
+        return None, ' '.join(str(error).split())
 
 
 def _batches(loader: Any, length: Length) -> int | None:
@@ -185,86 +186,34 @@ def _time_loader(loader: Any, workers: int, seconds: float, tell: Tell) -> Sprea
     return Spread.of(found)
 
 
-def _steps(subject: Subject, asked: Sequence[Any], seconds: float, tell: Tell) -> Timed:
-    names = [f'{name} ({way})' for _, name, way in asked]
-    items = [{**item, 'name': name} for (item, _, _), name in zip(asked, names, strict=True)]
-    kd = in_turn(subject.said, items) if items else None
-    over = enough(names, seconds)
+def _steps(
+    subject: Subject, asked: Sequence[Asked], seconds: float, tell: Tell,
+) -> tuple[Timed, list[Asked], dict[str, str]]:
+    """Steps with and without teachers, those that were asked, and by its name why a preparation is refused."""
+    left, refused = list(asked), dict[str, str]()
+    while True:
+        names = [one.name for one in left]
+        kd = in_turn(subject.said, [{**one.item, 'name': one.name} for one in left]) if left else None
+        over = enough(names, seconds)
 
-    def told(count: int, passed: float) -> bool:
-        tell('steps with and without teachers', _LOADER + _STEPS * min(1.0, passed / seconds))
-        return over(count, passed)
-    return sort_out(time_steps(alone(subject.recipe, kd, subject.ranks), told), names)
-
-
-def _read(
-    subject: Subject, items: Sequence[Mapping[str, Any]], rounds: int, batches: int | None, tell: Tell,
-) -> Stored:
-    """Stores that are there already."""
-    last = _last(len(items), rounds, batches)
-    timed = _some(subject, items, last, 'steps with stored answers', tell)
-    assert timed.rest is not None
-    cache, values = items[0]['cache'], list(timed.teachers.values())
-    path = str(cache if isinstance(cache, str) else cache['path'])
-    store = None if is_remote(path) else Store.open(path, 'teachers')
-    form, rows = (None, 1.0) if store is None else (store.format, _rows(store))
-    return Stored(_mean(values), timed.rest, form, rows, None)
+        def told(count: int, passed: float, over: Over = over) -> bool:
+            tell('steps with and without teachers', _LOADER + _STEPS * min(1.0, passed / seconds))
+            return over(count, passed)
+        try:
+            return sort_out(time_steps(alone(subject.recipe, kd, subject.ranks), told), names), left, refused
+        except Exception as error:
+            way = _to_blame(error, left)
+            if way is None:
+                raise
+            refused[way] = ' '.join(str(error).split())
+            left = [one for one in left if one.way != way]
 
 
-def _write_and_read(
-    subject: Subject, item: Mapping[str, Any], rounds: int, batches: int | None, forward: float, tell: Tell,
-) -> Stored:
-    """A store of the first batches, for as long as it takes."""
-    last = _last(1, rounds, batches)
-    said: Any = next((one.get('cache') for one in subject.said['teachers'] if 'cache' in one), None)
-    form = {'format': said['format']} if isinstance(said, Mapping) and said.get('format') is not None else {}
-    with tempfile.TemporaryDirectory(prefix='composer_kd-tune-', ignore_cleanup_errors=True) as folder:
-        path = str(Path(folder) / 'answers')
-        kept = {**item, 'cache': {'path': path, 'fill': True, **form}}
-        filled = _some(subject, [kept], last, 'steps that store answers', tell)
-        # what comes again is the same: order and views follow from the seed
-        timed = _some(subject, [{**kept, 'cache': {'path': path}}], last, 'steps with stored answers', tell)
-        store = Store.open(path, 'tune')
-        assert timed.rest is not None
-        assert filled.storing is not None
-        (writing,), (reading,) = filled.teachers.values(), timed.teachers.values()
-        packing = max(0.0, writing.seconds - forward) + filled.storing.seconds
-        return Stored(reading, timed.rest, store.format, _rows(store), packing)
-
-
-def _last(teachers: int, rounds: int, batches: int | None) -> int:
-    """After how many batches so many rounds are over, or as many as there are different batches for."""
-    rounds = rounds if batches is None else min(rounds, (batches - 1 - warm_up(teachers)) // (2 * teachers))
-    if rounds < 1:
-        raise ValueError(
-            f'tune: {batches} batches are too few to measure stored answers. Make the batches smaller, or keep more '
-            'views (train_data.views).',
-        )
-    return warm_up(teachers) + 2 * teachers * rounds + 1
-
-
-def _some(subject: Subject, items: Sequence[Mapping[str, Any]], last: int, what: str, tell: Tell) -> Timed:
-    names = [str(item['name']) for item in items]
-    begin = 1 - _STORE / 2 if 'with' in what else _LOADER + _STEPS
-    over: Over = lambda count, _: count >= last  # noqa: E731
-
-    def told(count: int, passed: float) -> bool:
-        tell(what, begin + _STORE / 2 * count / last)
-        return over(count, passed)
-    steps = time_steps(alone(subject.recipe, in_turn(subject.said, items, last), subject.ranks), told)
-    return sort_out(steps, names)
-
-
-def _mean(spreads: Sequence[Spread]) -> Spread:
-    count = len(spreads)
-    return Spread(
-        sum(one.seconds for one in spreads) / count, sum(one.low for one in spreads) / count,
-        sum(one.high for one in spreads) / count, sum(one.count for one in spreads),
-    )
-
-
-def _rows(store: Store) -> float:
-    """Of a sample, on average, by the size of the store."""
-    shards = [file.stat().st_size - _HEADER for file in store.folder.rglob('*.mds')]
-    each = sum(shards) / max(1, store.samples)
-    return max(1.0, (each - store.format.sample_bytes(0)) / store.format.row_bytes)
+def _to_blame(error: Exception, asked: Sequence[Asked]) -> str | None:
+    """The preparation, other than the recipe's own, that an error is about."""
+    own = {one.teacher: one.way for one in reversed(asked)}  # the first of each
+    others = [one for one in asked if one.way != own[one.teacher]]
+    if is_ours(error):
+        return next((one.way for one in others if f"'{one.name}'" in str(error)), None)
+    # compilers fail in their own words
+    return next((one.way for one in others if one.way == COMPILED), None)

@@ -38,6 +38,8 @@ def _show(advice: Advice, console: Console) -> None:
     share = f', a share of {subject.ranks} GPUs' if subject.ranks > 1 else ''
     console.print(f'[bold]measured[/], a batch of {found.samples:,}{share}')
     console.print(_parts(advice))
+    for way, why in found.refused.items():
+        console.print(f'  teachers prepared {way}: {escape(why)}', soft_wrap=True)
     if found.no_store:
         console.print(f'  stored answers: not measured: {escape(found.no_store)}', soft_wrap=True)
     for note in notes(advice):

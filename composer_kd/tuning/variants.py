@@ -8,7 +8,8 @@ from typing import Any
 from composer_kd.tuning.spread import Spread
 from composer_kd.tuning.subject import takes_prepare
 
-OWN = 'as the recipe says'
+OWN, COMPILED = 'as the recipe says', 'compiled'
+_NOTHING = {'precision': 'run', 'channels_last': False, 'fold_batchnorm': False}
 _WORTH_IT = 0.95
 """Another way than the recipe's is taken if it takes no more than this share of its time."""
 
@@ -27,25 +28,28 @@ def variants_of(said: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
         if compiled:
             raise ValueError('--compile: this version has no setting that prepares teachers. Leave it out.')
         return {OWN: None}
-    ways: dict[str, Any] = {'auto': 'auto', 'none': 'none', 'bf16': {'precision': 'bf16'}}
-    if compiled:
-        ways['compiled'] = {'compile': True}
     own = said.get('prepare', 'auto')
+    # a resolution makes another teacher, so it is not for speed to decide
+    kept = {key: own[key] for key in ('resolution', 'tolerance') if isinstance(own, Mapping) and key in own}
+    ways: dict[str, Any] = {
+        'auto': kept or 'auto', 'none': {**kept, **_NOTHING} if kept else 'none', 'bf16': {**kept, 'precision': 'bf16'},
+    }
+    if compiled:
+        ways[COMPILED] = {**kept, 'compile': True}
     first = {name: value for name, value in ways.items() if value == own} or {OWN: own}
     return {**first, **ways}
 
 
-def pick(teachers: Mapping[str, Mapping[str, Spread]], said: Mapping[str, Any], ways: Mapping[str, Any]) -> str:
+def pick(teachers: Mapping[str, Mapping[str, Spread]], ways: Mapping[str, Any]) -> str:
     """The way that is taken: the fastest over all teachers, or the recipe's own if that is hardly slower.
 
     Args:
         teachers: By name and way, the forward of each.
-        said: The recipe's distillation.
         ways: All ways, the recipe's own first.
 
     Example:
         >>> seen = {'a': {'auto': Spread.of([1.0]), 'none': Spread.of([0.9])}}
-        >>> pick(seen, {}, {'auto': 'auto', 'none': 'none'})
+        >>> pick(seen, {'auto': 'auto', 'none': 'none'})
         'none'
     """
     own = next(iter(ways))

@@ -11,11 +11,14 @@ from click.testing import CliRunner
 from composer_kd.answers import Format
 from composer_kd.cli import main
 from composer_kd.recipes import parse_recipe
-from composer_kd.tuning.measure import Measured, Stored
+from composer_kd.tuning.measure import Measured
 from composer_kd.tuning.spread import Spread
+from composer_kd.tuning.storing import Stored
 from composer_kd.tuning.subject import Subject, read_subject
-from composer_kd.tuning.variants import OWN
+from composer_kd.tuning.variants import variants_of
 from tests.caching.made import digits, save_teacher
+
+OWN = next(iter(variants_of({}, False)))
 
 
 def once(seconds: float) -> Spread:
