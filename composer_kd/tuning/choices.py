@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 ONE = (
-    'one teacher drawn at random for a step keeps the benefit of the whole ensemble (arXiv 2211.00683, abstract: '
-    'ResNet-50 and BERT)'
+    'one teacher drawn at random for a step keeps the benefit of the whole ensemble (arXiv 2211.00683, '
+    'abstract)'
 )
 EARLY = (
     'BERT gains most when it is distilled for the first 20-50 % of its training alone (arXiv 2211.00683, abstract); of '

@@ -5,6 +5,8 @@ import pytest
 from composer_kd.tuning.choices import EARLY, ONE, Choice, all_choices, when_and_whom
 from composer_kd.tuning.predict import Prediction
 from composer_kd.tuning.recommend import NOT_MEASURED, recommend, runs_within
+from composer_kd.tuning.spread import Spread
+from composer_kd.tuning.variants import pick, variants_of
 
 
 def way(name, overhead, runs=1, writing=0.0, pays_after=None, active=10, **choice):
@@ -107,3 +109,38 @@ def test_evidence_goes_with_what_is_done():
     assert EARLY in found['one teacher, first 50 %'].evidence
     assert ONE not in found['all 3 teachers, first 50 %'].evidence
     assert EARLY not in found['one teacher, always'].evidence
+
+
+# --- how teachers are prepared ---
+
+def seen(**ways):
+    return {name: Spread.of(values) for name, values in ways.items()}
+
+
+@pytest.mark.parametrize(('ways', 'taken'), [
+    ({'auto': [1.0, 1.1], 'none': [0.9, 0.8]}, 'none'), ({'auto': [1.0, 1.1], 'none': [0.98, 1.02]}, 'auto'),
+    ({'auto': [1.0, 1.1], 'none': [0.5, 1.2]}, 'auto'), ({'auto': [1.0, 1.0], 'none': [2.0, 2.0], 'bf16': [0.5, 0.5]}, 'bf16'),
+], ids=['faster', 'hardly', 'noisy', 'fastest'])
+def test_a_preparation_is_taken_if_it_is_faster_beyond_noise(ways, taken):
+    assert pick({'a': seen(**ways)}, dict.fromkeys(ways)) == taken
+
+
+def test_one_preparation_for_all_teachers_and_those_with_their_own_keep_it():
+    both = {'a': seen(auto=[1.0], none=[0.7]), 'b': seen(auto=[1.0], none=[1.8])}
+    assert pick(both, {'auto': 'auto', 'none': 'none'}) == 'auto'
+    assert pick({'a': both['a'], 'b': seen(own=[5.0])}, {'auto': 'auto', 'none': 'none'}) == 'auto'
+    assert pick({}, {'auto': 'auto', 'none': 'none'}) == 'auto', 'stored answers alone'
+
+
+def test_the_recipes_own_preparation_stands_first_and_keeps_its_resolution(monkeypatch):
+    monkeypatch.setattr('composer_kd.tuning.variants.takes_prepare', lambda: True)
+    assert list(variants_of({}, False)) == ['auto', 'none', 'bf16']
+    assert list(variants_of({'prepare': 'none'}, True)) == ['none', 'auto', 'bf16', 'compiled']
+    own = variants_of({'prepare': {'resolution': 160, 'fold_batchnorm': False}}, True)
+    assert next(iter(own.items())) == ('as the recipe says', {'resolution': 160, 'fold_batchnorm': False})
+    assert all(way['resolution'] == 160 for way in own.values())
+    assert own['none']['channels_last'] is False
+    assert own['compiled']['compile'] is True
+    monkeypatch.setattr('composer_kd.tuning.variants.takes_prepare', lambda: False)
+    with pytest.raises(ValueError, match='--compile: '):
+        variants_of({}, True)

@@ -5,7 +5,7 @@ from composer.core import Time
 
 from composer_kd.recipes import parse_recipe
 from composer_kd.tuning.spread import Spread
-from composer_kd.tuning.steps import Step, alone, enough, in_turn, share_of, sort_out, time_steps
+from composer_kd.tuning.steps import Step, alone, enough, in_turn, share_of, sort_out, time_steps, warm_up
 from tests.caching.made import digits
 
 NAMES = ['a', 'b']
@@ -61,12 +61,18 @@ def test_without_teachers():
 @pytest.mark.parametrize('names', [[], ['a'], ['a', 'b', 'c']])
 def test_two_of_each_and_so_many_seconds(names):
     over = enough(names, 5.0)
-    count = next(count for count in range(100) if over(count, 5.0))
+    count = next(count for count in range(100) if over(count, 5.0 * (count > warm_up(len(names)))))
     assert not over(10_000, 4.9)
     steps = [Step(1.0)] * count
     found = sort_out(steps, names)
     assert [spread.count for spread in found.teachers.values()] == [2] * len(names)
     assert found.off.count >= 2
+
+
+def test_what_warming_up_takes_does_not_count():
+    over = enough(['a'], 5.0)
+    assert not any(over(count, 100.0 + count / 10) for count in range(1, 50))
+    assert over(60, 110.0)
 
 
 def test_a_training_without_an_end_in_its_own_unit_and_of_one_rank(tmp_path):
