@@ -9,8 +9,10 @@ from composer_kd.tuning.spread import Spread
 from composer_kd.tuning.subject import takes_prepare
 
 OWN, COMPILED = 'as the recipe says', 'compiled'
+COMPILE: Any = True
+"""What compiling is asked for with."""
 _NOTHING = {'precision': 'run', 'channels_last': False, 'fold_batchnorm': False}
-_WORTH_IT = 0.95
+_WORTH_IT, _LEAST = 0.95, 5
 
 
 def variants_of(said: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def variants_of(said: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
         'auto': kept or 'auto', 'none': {**kept, **_NOTHING} if kept else 'none', 'bf16': {**kept, 'precision': 'bf16'},
     }
     if compiled:
-        ways[COMPILED] = {**kept, 'compile': True}
+        ways[COMPILED] = {**kept, 'compile': COMPILE}
     first = {name: value for name, value in ways.items() if value == own} or {OWN: own}
     return {**first, **ways}
 
@@ -42,14 +44,14 @@ def variants_of(said: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
 def pick(teachers: Mapping[str, Mapping[str, Spread]], ways: Mapping[str, Any]) -> str:
     """The way that is taken: the fastest over all teachers, or the recipe's own if that is hardly slower.
 
-    Hardly slower is what is less than 5 %, or where the quartiles of both overlap.
+    Hardly slower is what is less than 5 %, or where the quartiles of both overlap, or are of too few measurements.
 
     Args:
         teachers: By name and way, the forward of each.
         ways: All ways, the recipe's own first.
 
     Example:
-        >>> seen = {'a': {'auto': Spread.of([1.0, 1.1]), 'none': Spread.of([0.8, 0.9])}}
+        >>> seen = {'a': {'auto': Spread.of([1.0, 1.1] * 5), 'none': Spread.of([0.8, 0.9] * 5)}}
         >>> pick(seen, {'auto': 'auto', 'none': 'none'})
         'none'
     """
@@ -58,6 +60,7 @@ def pick(teachers: Mapping[str, Mapping[str, Spread]], ways: Mapping[str, Any]) 
     def sums(way: str) -> tuple[float, float, float]:
         found = [measured.get(way, next(iter(measured.values()))) for measured in teachers.values()]
         return sum(one.seconds for one in found), sum(one.low for one in found), sum(one.high for one in found)
-    best = min(ways, key=sums)
+    enough = [way for way in ways if all(found[way].count >= _LEAST for found in teachers.values() if way in found)]
+    best = min(enough, key=sums, default=own)
     (fast, _, high), (slow, low, _) = sums(best), sums(own)
     return best if fast < _WORTH_IT * slow and high < low else own

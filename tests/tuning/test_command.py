@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from composer_kd.cli import main
 from composer_kd.recipes import load_recipe
 from composer_kd.recipes.build import train
+from composer_kd.tuning.subject import takes_prepare
 from tests.caching.made import ROOT, digits, text, write
 from tests.tuning.made import refused, several, tune, tuned
 
@@ -82,7 +83,9 @@ def test_text_as_json(found):
     assert told['measured']['stored']['form']['name'] == 'dense', '16 words'
     assert told['measured']['stored']['rows'] == pytest.approx(0.15 * 26, rel=0.7)
     assert told['budget'] == 0.1
-    assert [one['name'] for one in told['choices']][:2] == ['as the recipe says', 'as the recipe says, stored']
+    names = [one['name'] for one in told['choices']]
+    assert names[0] == 'as the recipe says'
+    assert 'as the recipe says, stored' in names
     assert told['recommended']['name'] in [one['name'] for one in told['choices']]
     assert told['choices'][0]['runs'] == 1
     own = told['choices'][0]
@@ -128,7 +131,8 @@ def test_teachers_in_place_of_the_recipes_own(tmp_path):
 def test_longer_means_more_of_each(tmp_path):
     path = write(digits(tmp_path), tmp_path)
     short, long = (
-        json.loads(tune(path, '--json', '--seconds', seconds).stdout)['measured']['step']['count'] for seconds in (0.01, 3)
+        min(spread['count'] for spread in json.loads(tune(path, '--json', '--seconds', seconds).stdout)['measured']
+            ['teachers']['teacher0'].values()) for seconds in (0.01, 6)
     )
     assert short == 2
     assert long > 2 * short
@@ -181,3 +185,33 @@ def test_help_needs_no_torch():
     )
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
     assert Path(ROOT).is_dir()
+
+
+# --- how teachers are prepared ---
+
+@pytest.mark.skipif(not takes_prepare(), reason='teachers cannot be prepared by this version')
+def test_ways_of_preparing_are_measured_and_what_is_taken_is_pasted(tmp_path, monkeypatch):
+    monkeypatch.setattr('composer_kd.tuning.variants.COMPILE', {'backend': 'aot_eager'})
+    path = write(digits(tmp_path), tmp_path)
+    assert set(tuned(path)['measured']['teachers']['teacher0']) == {'auto', 'none', 'bf16'}
+    monkeypatch.setattr('composer_kd.tuning.measure.pick', lambda teachers, ways: 'none')
+    told = tuned(path, '--compile')
+    assert set(told['measured']['teachers']['teacher0']) == {'auto', 'none', 'bf16', 'compiled'}
+    names = [one['name'] for one in told['choices']]
+    assert names[:2] == ['as the recipe says', 'as the recipe says, teachers prepared: none']
+    assert 'prepare' not in told['choices'][0]['changes']
+    assert all(one['changes']['prepare'] == 'none' for one in told['choices'] if not one['stored'] and one['name'] != names[0])
+    teacher = {way: spread['seconds'] for way, spread in told['measured']['teachers']['teacher0'].items()}
+    loss, step = (told['measured'][key]['seconds'] for key in ('loss', 'step'))
+    assert told['choices'][0]['overhead'] == pytest.approx((teacher['auto'] + loss) / step)
+    assert told['choices'][1]['overhead'] == pytest.approx((teacher['none'] + loss) / step)
+
+
+@pytest.mark.skipif(not takes_prepare(), reason='teachers cannot be prepared by this version')
+def test_a_preparation_that_is_refused_is_told_and_the_rest_is_measured(tmp_path):
+    """With no tolerance at all, bf16 is too far off."""
+    recipe = several(tmp_path, 1, prepare={'tolerance': 0, 'fold_batchnorm': False, 'channels_last': False})
+    told = tuned(write(recipe, tmp_path))
+    assert "'t0 (bf16)'" in told['measured']['refused']['bf16']
+    assert 'bf16' not in told['measured']['teachers']['t0']
+    assert 'as the recipe says' in told['measured']['teachers']['t0']

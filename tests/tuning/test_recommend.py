@@ -114,7 +114,7 @@ def test_evidence_goes_with_what_is_done():
 # --- how teachers are prepared ---
 
 def seen(**ways):
-    return {name: Spread.of(values) for name, values in ways.items()}
+    return {name: Spread.of(values * 5) for name, values in ways.items()}
 
 
 @pytest.mark.parametrize(('ways', 'taken'), [
@@ -123,6 +123,11 @@ def seen(**ways):
 ], ids=['faster', 'hardly', 'noisy', 'fastest'])
 def test_a_preparation_is_taken_if_it_is_faster_beyond_noise(ways, taken):
     assert pick({'a': seen(**ways)}, dict.fromkeys(ways)) == taken
+
+
+def test_a_few_measurements_decide_nothing():
+    found = {'auto': Spread.of([1.0] * 4), 'none': Spread.of([0.5] * 4)}
+    assert pick({'a': found}, {'auto': 'auto', 'none': 'none'}) == 'auto'
 
 
 def test_one_preparation_for_all_teachers_and_those_with_their_own_keep_it():
