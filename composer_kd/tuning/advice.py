@@ -67,6 +67,7 @@ class _Ways:
     def __init__(self, subject: Subject, length: Length, measured: Measured) -> None:
         self._subject, self._length, self._measured = subject, length, measured
         self._schedules: dict[str, Distilling] = {}
+        self._epochs: dict[str, int | None] = {}
         ways = variants_of(subject.said, measured.prepare not in variants_of(subject.said, False))
         self._own = next(iter(ways))
         # what is taken is said, unless the recipe says it already
@@ -80,9 +81,7 @@ class _Ways:
         )
         if not self._prepare or not subject.live:
             return found
-        prepared = [
-            one if one.stored else replace(one, changes={**one.changes, **self._prepare}) for one in found
-        ]
+        prepared = [replace(one, changes={**one.changes, **self._prepare}) for one in found]
         if not subject.own:
             return prepared
         better = replace(prepared[0], name=f'{found[0].name}, teachers prepared: {self._measured.prepare}')
@@ -91,20 +90,20 @@ class _Ways:
     def predict(self, choice: Choice, runs: int) -> Prediction:
         subject, measured = self._subject, self._measured
         counts = self._counts(choice)
-        prepare = measured.prepare if not self._prepare or 'prepare' in choice.changes or choice.stored else self._own
+        prepare = measured.prepare if not self._prepare or 'prepare' in choice.changes else self._own
         costs = measured.costs(subject.alike, prepare)
         estimates: dict[str, Estimate] = {}
-        if choice.stored and measured.stored is not None:
-            views = self._views(choice)
+        lacking = [name for name in subject.names if name not in subject.stored and counts.batches[name]]
+        if choice.stored and lacking:
+            stored, samples, views = measured.stored, self._length.samples, self._views(choice)
+            assert stored is not None
+            assert stored.form is not None
+            assert samples is not None
             assert views is not None
-            assert self._length.samples is not None
-            for name in subject.names:
-                if name in subject.stored or not counts.batches[name]:
-                    continue
-                assert measured.stored.form is not None
+            for name in lacking:
                 estimates[name] = Estimate(
-                    measured.stored.form, measured.stored.rows, self._length.samples, views,
-                    views * self._length.samples, counts.samples[name], measured.speed(costs.teachers[name]),
+                    stored.form, stored.rows, samples, views, views * samples, counts.samples[name],
+                    measured.speed(costs.teachers[name]),
                 )
         schedule = Schedule(self._length.steps, counts, self._length.course.batch_size, estimates)
         alone = set(subject.names) - set(subject.live)
@@ -148,10 +147,13 @@ class _Ways:
         if per_epoch is None:
             return None
         kd = _without_teachers({**subject.said, **choice.changes})
-        with quiet():
-            settings = settings_with(kd, {'module': torch.nn.Identity()})
-        batches = asked_batches(subject.recipe, settings, per_epoch)
-        return None if batches is None else len(epochs_of(batches, per_epoch))
+        sign = repr(kd)
+        if sign not in self._epochs:
+            with quiet():
+                settings = settings_with(kd, {'module': torch.nn.Identity()})
+            batches = asked_batches(subject.recipe, settings, per_epoch)
+            self._epochs[sign] = None if batches is None else len(epochs_of(batches, per_epoch))
+        return self._epochs[sign]
 
 
 def _without_teachers(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _time_loader(loader: Any, workers: int, seconds: float, tell: Tell) -> Sprea
     group, begun = max(1, workers), time.perf_counter()
     found: list[float] = []
     while time.perf_counter() - begun < seconds or not found:
-        count, before = 0, time.perf_counter()
+        before = time.perf_counter()
         for count, _ in enumerate(loader, start=1):
             now = time.perf_counter()
             if count % group == 0:
@@ -181,8 +181,8 @@ def _time_loader(loader: Any, workers: int, seconds: float, tell: Tell) -> Sprea
                 tell('data alone', _LOADER * min(1.0, (now - begun) / seconds))
                 if now - begun > seconds and found:
                     break
-        if count <= 2 * group and not found:
-            return None
+        if not found:
+            return None  # epochs too short to tell
     return Spread.of(found)
 
 

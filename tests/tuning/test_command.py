@@ -8,12 +8,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
 from composer_kd.cli import main
 from composer_kd.recipes import load_recipe
 from composer_kd.recipes.build import train
+from composer_kd.tuning.measure import _time_loader
 from composer_kd.tuning.subject import takes_prepare
 from tests.caching.made import ROOT, digits, text, write
 from tests.tuning.made import refused, several, tune, tuned
@@ -138,6 +140,15 @@ def test_longer_means_more_of_each(tmp_path):
     assert long > 2 * short
 
 
+@pytest.mark.parametrize(('workers', 'samples', 'known'), [(2, 80, True), (2, 40, False), (1, 8, False)])
+def test_data_of_worker_processes(workers, samples, known):
+    """Epochs of 10, 5 and 1 batches: what workers fetch ahead is not counted, and nobody waits for more."""
+    data = torch.utils.data.TensorDataset(torch.arange(samples))
+    loader = torch.utils.data.DataLoader(data, 8, num_workers=workers)
+    found = _time_loader(loader, workers, 0.01, lambda what, share: None)
+    assert (found is not None) == known
+
+
 # --- what is wrong ---
 
 @pytest.mark.parametrize(('arguments', 'told'), [
@@ -200,7 +211,7 @@ def test_ways_of_preparing_are_measured_and_what_is_taken_is_pasted(tmp_path, mo
     names = [one['name'] for one in told['choices']]
     assert names[:2] == ['as the recipe says', 'as the recipe says, teachers prepared: none']
     assert 'prepare' not in told['choices'][0]['changes']
-    assert all(one['changes']['prepare'] == 'none' for one in told['choices'] if not one['stored'] and one['name'] != names[0])
+    assert all(one['changes']['prepare'] == 'none' for one in told['choices'] if one['name'] != names[0])
     teacher = {way: spread['seconds'] for way, spread in told['measured']['teachers']['teacher0'].items()}
     loss, step = (told['measured'][key]['seconds'] for key in ('loss', 'step'))
     assert told['choices'][0]['overhead'] == pytest.approx((teacher['auto'] + loss) / step)
