@@ -175,7 +175,7 @@ def _time_loader(loader: Any, workers: int, seconds: float, tell: Tell) -> Sprea
         for count, _ in enumerate(loader, start=1):
             now = time.perf_counter()
             if count % group == 0:
-                if count > 2 * group or group == 1:  # what was fetched ahead while workers began is not counted
+                if count > 2 * group or not workers:  # what was fetched ahead while workers began is not counted
                     found.append((now - before) / group)
                 before = now
                 tell('data alone', _LOADER * min(1.0, (now - begun) / seconds))
