@@ -27,6 +27,7 @@ ROOMS = [
     ['recipes'],
     ['plan'],
     ['caching'],
+    ['tuning'],
     ['convert', 'export'],
     ['studies'],
     ['report'],

@@ -102,9 +102,19 @@ class Estimate:
     @property
     def runs(self) -> int | None:
         """After how many trainings the store has paid; ``None`` if never, or not measured."""
-        if self.seconds is None or self.saved_seconds is None or self.saved_seconds <= 0:
+        if self.seconds is None or self.saved_seconds is None:
             return None
-        return math.ceil(self.seconds / self.saved_seconds)
+        return break_even(self.seconds, self.saved_seconds)
+
+
+def break_even(seconds: float, saved: float) -> int | None:
+    """After how many runs what each saves is what it took; ``None`` if never.
+
+    Example:
+        >>> break_even(13.0, 7.6), break_even(13.0, -1.0)
+        (2, None)
+    """
+    return math.ceil(seconds / saved) if saved > 0 else None
 
 
 def estimate_store(asked: Asked, only_asked: bool = False, seconds: float = 15.0) -> Estimate:

@@ -21,7 +21,13 @@ def _count(number: int, what: str) -> str:
     return f'{number:,} {what}{"" if number == 1 else "s"}'
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A span of time in three digits.
+
+    Example:
+        >>> duration(0.0123), duration(5400)
+        ('12.3 ms', '90 min')
+    """
     if seconds < 1:
         return f'{1e3 * seconds:.3g} ms' if seconds >= 1e-3 else f'{1e6 * seconds:.3g} us'
     if seconds < 120:
@@ -54,10 +60,11 @@ def show_estimate(found: Estimate) -> None:
         assert found.seconds is not None
         assert found.saved_seconds is not None
         rows += [
-            ('a sample takes', f'teacher {_time(speed.teacher)}, loading {_time(max(speed.data, 0))}, storing '
-             f'{_time(speed.packing)}, reading {_time(speed.reading)} (on {speed.samples:,} samples, one process)'),
-            ('writing it', f'{_time(found.seconds)} on one process like this one'),
-            ('a run saves', _time(found.saved_seconds) if found.saved_seconds > 0 else
+            ('a sample takes', f'teacher {duration(speed.teacher)}, loading {duration(max(speed.data, 0))}, '
+             f'storing {duration(speed.packing)}, reading {duration(speed.reading)} '
+             f'(on {speed.samples:,} samples, one process)'),
+            ('writing it', f'{duration(found.seconds)} on one process like this one'),
+            ('a run saves', duration(found.saved_seconds) if found.saved_seconds > 0 else
              'nothing: reading takes as long as the teacher'),
             ('it has paid', 'never' if found.runs is None else f'after {_count(found.runs, "run")}; with '
              'fill: true the first run writes as it trains'),
