@@ -121,8 +121,8 @@ def read(
 def measure(names: tuple[str, ...], asked: Asked) -> None:
     """Run sections, show them, and write what was asked for after each, so that an interrupt loses one at most."""
     os.environ['OMP_NUM_THREADS'] = str(asked.threads)
-    console, told = Console(width=170), Console(stderr=True)
-    say: Callable[[str], None] = (lambda text: None) if asked.quiet else (lambda text: told.print(text, markup=False))
+    console = Console(width=170)
+    say: Callable[[str], None] = (lambda text: None) if asked.quiet else (lambda text: click.echo(text, err=True))
     size = sizes.SMALL if asked.small else sizes.GPU if asked.gpu else sizes.CPU
     here = machine.machine_of(asked.gpu, asked.threads, asked.peak_tflops)
     options = Options(asked.gpu, asked.threads, asked.rounds, asked.seconds, say)

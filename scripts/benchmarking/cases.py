@@ -85,7 +85,7 @@ def batch_of(case: Case, seed: int) -> Any:
     labels = torch.full_like(words, IGNORED)
     hidden = torch.rand(words.shape, generator=random).argsort(dim=1)[:, :case.masked]
     labels.scatter_(1, hidden, words.gather(1, hidden))
-    return {'input_ids': words, 'labels': labels}
+    return {'input_ids': words, 'attention_mask': torch.ones_like(words), 'labels': labels}
 
 
 def _model(case: Case, settings: Mapping[str, Any], seed: int) -> Any:

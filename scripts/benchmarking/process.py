@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import time
 import traceback
@@ -160,6 +161,7 @@ def main(pipe: Connection, variant: Variant, gpu: bool, threads: int) -> None:
     try:
         os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
         warnings.simplefilter('ignore')
+        logging.getLogger('composer').setLevel(logging.ERROR)
         torch.set_num_threads(threads)
         module, _, function = variant.serve.partition(':')
         getattr(importlib.import_module(module), function)(Clock(pipe, gpu), **variant.settings)
