@@ -42,6 +42,7 @@ import yaml
 from benchmarking import against, algorithm, growing, machine, overhead, showing, sizes
 from benchmarking.results import Section
 from benchmarking.turns import LEAST_ROUNDS, Options
+from composer_kd.teachers.preparing import read_prepare
 from rich.console import Console
 
 SECTIONS = ('algorithm', 'peers', 'overhead', 'growth')
@@ -107,8 +108,12 @@ def read(
         raise click.UsageError(f'--threads: expected {most} or fewer, the cores of this machine, got {threads}.')
     try:
         settings = [yaml.safe_load(text) for text in prepares]
+        for setting in settings:
+            read_prepare(setting, '--prepare')
     except yaml.YAMLError as error:
         raise click.UsageError(f'--prepare: expected YAML such as auto or {{compile: true}}: {error}') from None
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
     for option, path, ending in (('json', as_json, '.json'), ('markdown', markdown, '.md'), ('figure', figure, '.png')):
         if path is not None and path.suffix != ending:
             raise click.UsageError(f"--{option}: expected a file that ends in '{ending}', got '{path.name}'.")

@@ -59,7 +59,8 @@ def variants_of(case: Case, masked: Case | None, prepares: Sequence[Any]) -> tup
 def run(sizes: Sizes, options: Options, machine: Machine, prepares: Sequence[Any]) -> Section:
     """Measure."""
     pairs: list[tuple[Case, Case | None]] = [(image_case(sizes, side), None) for side in sizes.images]
-    pairs += [(image_case(sizes, side, sizes.smaller), None) for side in sizes.images]
+    if sizes.smaller != sizes.architecture:
+        pairs += [(image_case(sizes, side, sizes.smaller), None) for side in sizes.images]
     pairs.append((text_case(sizes, everywhere=True), text_case(sizes)))
     figures, tables = [], []
     for case, masked in pairs:

@@ -10,6 +10,9 @@ from typing import Any
 from benchmarking.cases import Case
 
 WORDS = 30_522
+DIGITS = 'digits'
+"""In place of a ResNet's name: the network of a few thousand weights for images of one channel."""
+
 _TINY_BERT = {
     'vocab_size': 200, 'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32,
     'max_position_embeddings': 64,
@@ -82,15 +85,17 @@ GPU = Sizes(
     growing_batch=256, growing_bert=_SMALL_BERT, growing_text_batch=16, loss_rows=4096,
 )
 SMALL = Sizes(
-    precision='fp32', images=(32,), image_batch=2, image_classes=10, text_batch=2, bert=_TINY_BERT, length=16,
-    bookkeeping=4, ensemble=2, ensemble_batch=2, growing_side=32, growing_batch=4, growing_bert=_TINY_BERT,
+    precision='fp32', images=(8,), image_batch=2, image_classes=10, text_batch=2, bert=_TINY_BERT, length=16,
+    bookkeeping=4, ensemble=2, ensemble_batch=2, growing_side=8, growing_batch=4, growing_bert=_TINY_BERT,
     growing_text_batch=2, loss_rows=4, teachers=(1, 2), classes=(10, 100), lengths=(16, 32), microbatches=(1, 2),
-    architecture='resnet18',
+    architecture=DIGITS, smaller=DIGITS,
 )
 
 
 def resnet(architecture: str, classes: int) -> dict[str, Any]:
     """Settings of our model."""
+    if architecture == DIGITS:
+        return {'name': 'digits_resnet', 'num_classes': classes}
     return {'name': 'resnet', 'architecture': architecture, 'num_classes': classes}
 
 
@@ -106,7 +111,7 @@ def image_case(sizes: Sizes, side: int, student: str | None = None) -> Case:
     classes = sizes.image_classes
     return Case(
         f'{_spelt(mine)} from {_spelt(large)}, {side} px', resnet(mine, classes), resnet(large, classes),
-        sizes.image_batch, (3, side, side), classes, sizes.precision,
+        sizes.image_batch, _shape(large, side), classes, sizes.precision,
     )
 
 
@@ -121,7 +126,7 @@ def text_case(sizes: Sizes, everywhere: bool = False) -> Case:
 
 def small_case(sizes: Sizes) -> Case:
     """A network of a few thousand weights, whose step is mostly Composer's and our own Python."""
-    model = {'name': 'digits_resnet'}
+    model = resnet(DIGITS, 10)
     return Case('digits, 8 px', model, model, sizes.bookkeeping, (1, 8, 8), 10, sizes.precision)
 
 
@@ -131,8 +136,8 @@ def growing_image(sizes: Sizes, classes: int = 0, microbatches: int = 1) -> Case
     model = resnet(sizes.smaller, count)
     side = sizes.growing_side
     return Case(
-        f'{_spelt(sizes.smaller)}, {side} px', model, model, sizes.growing_batch, (3, side, side), count,
-        sizes.precision, microbatches=microbatches,
+        f'{_spelt(sizes.smaller)}, {side} px', model, model, sizes.growing_batch, _shape(sizes.smaller, side),
+        count, sizes.precision, microbatches=microbatches,
     )
 
 
@@ -140,6 +145,10 @@ def growing_text(sizes: Sizes, length: int) -> Case:
     """A small BERT from its like, at a point of a curve."""
     case = text_case(dataclasses.replace(sizes, bert=sizes.growing_bert, length=length))
     return dataclasses.replace(case, name='small BERT', batch_size=sizes.growing_text_batch)
+
+
+def _shape(architecture: str, side: int) -> tuple[int, int, int]:
+    return 1 if architecture == DIGITS else 3, side, side
 
 
 def _spelt(architecture: str) -> str:
