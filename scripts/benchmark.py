@@ -42,8 +42,9 @@ import yaml
 from benchmarking import against, algorithm, growing, machine, overhead, showing, sizes
 from benchmarking.results import Section
 from benchmarking.turns import LEAST_ROUNDS, Options
-from composer_kd.teachers.preparing import read_prepare
 from rich.console import Console
+
+from composer_kd.teachers.preparing import read_prepare
 
 SECTIONS = ('algorithm', 'peers', 'overhead', 'growth')
 

@@ -9,10 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent.parent
-sys.path.append(str(ROOT / 'scripts'))
-
 from benchmarking import sums
 from benchmarking.machine import peak_of
 from benchmarking.overhead import MEASURES, NONE, OFF, PLAIN, Measure, overhead_of, removed_by
@@ -20,6 +16,7 @@ from benchmarking.peers import PEERS
 from benchmarking.results import short_bytes, short_growth, short_seconds
 from benchmarking.turns import Measured
 
+ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]), 'OMP_NUM_THREADS': '1'}
 
 
@@ -120,7 +117,7 @@ def test_growth(found, done):
         for line in ('step with KD', 'step without', "KD's own"):
             assert list(case['seconds'][line]) == [str(point) for point in case['points']]
         assert case['growth']['step with KD']['kind'] in ('flat', 'linear', 'below linear', 'above linear')
-    assert len(set(curves['teachers']['seconds']['step without'][n]['median'] for n in '12')) == 1, 'no KD has no teachers'
+    assert len({curves['teachers']['seconds']['step without'][n]['median'] for n in '12'}) == 1, 'no KD has no teachers'
     assert 'loss alone' in curves['classes']['seconds']
     assert (done[0] / 'growth.png').read_bytes().startswith(b'\x89PNG')
 
