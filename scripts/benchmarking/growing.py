@@ -15,6 +15,7 @@ from benchmarking.sizes import Sizes, growing_image, growing_text
 from benchmarking.turns import Options, take_turns
 
 KD, BARE, LOSS = 'step with KD', 'step without', 'loss alone'
+AT_ONCE = 'with KD, teacher asked once a batch'
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ def curves_of(sizes: Sizes) -> list[Curve]:
     def bare(case: Case, name: str) -> Variant:
         return Variant(f'{BARE}, {name}', 'benchmarking.composing:serve_bare', {'case': case})
 
+    def at_once(parts: int) -> Variant:
+        case = growing_image(sizes, 0, parts)
+        return Variant(f'{AT_ONCE}, {parts}', 'benchmarking.composing:serve_kd', {
+            'case': case, 'teacher_microbatch_size': case.batch_size,
+        })
+
     def loss(count: int) -> Variant:
         case = dataclasses.replace(growing_image(sizes, count), batch_size=sizes.loss_rows)
         return Variant(f'{LOSS}, {count}', 'benchmarking.plain:serve_loss', {'case': case})
@@ -59,6 +66,7 @@ def curves_of(sizes: Sizes) -> list[Curve]:
         Curve('microbatches', sizes.microbatches, {
             KD: lambda n: kd(growing_image(sizes, 0, n), str(n)),
             BARE: lambda n: bare(growing_image(sizes, 0, n), str(n)),
+            AT_ONCE: at_once,
         }),
     ]
 

@@ -9,8 +9,7 @@ import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarking.cases import BASE_WEIGHT, IGNORED, KD_WEIGHT, TEMPERATURE, Case, optimizer_of
 from benchmarking.plain import autocast, base_loss, device_of, inputs_of, models_of
@@ -55,11 +54,12 @@ def serve_torchdistill(clock: Clock, case: Case) -> None:
     box.pre_epoch_process(epoch=0)
     inputs = inputs_of(case, clock.gpu)
 
-    def step() -> None:
+    def step() -> Tensor:
         sample, labels = next(inputs)
         with autocast(case, clock.gpu):
-            loss = box.forward_process(sample, labels, None)
+            loss: Tensor = box.forward_process(sample, labels, None)
         box.post_forward_process(loss)
+        return loss.detach()
 
     loop(clock, step)
 
@@ -80,13 +80,14 @@ def serve_modelopt(clock: Clock, case: Case) -> None:
     model.train()
     optimizer, inputs = optimizer_of(case, model), inputs_of(case, clock.gpu)
 
-    def step() -> None:
+    def step() -> Tensor:
         images, labels = next(inputs)
         optimizer.zero_grad()
         with autocast(case, clock.gpu):
-            loss = model.compute_kd_loss(student_loss=base_loss(model(images), labels))
+            loss: Tensor = model.compute_kd_loss(student_loss=base_loss(model(images), labels))
         loss.backward()
         optimizer.step()
+        return loss.detach()
 
     loop(clock, step)
 
@@ -111,12 +112,13 @@ def serve_timm(clock: Clock, case: Case) -> None:
     task.train()
     optimizer, inputs = optimizer_of(case, student), inputs_of(case, clock.gpu)
 
-    def step() -> None:
+    def step() -> Tensor:
         images, labels = next(inputs)
         with autocast(case, clock.gpu):
-            loss: torch.Tensor = task(images, labels)['loss']
+            loss: Tensor = task(images, labels)['loss']
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     loop(clock, step)

@@ -85,10 +85,12 @@ def serve_plain(clock: Clock, case: Case, kd: bool) -> None:
             )
         return BASE_WEIGHT * loss + KD_WEIGHT * TEMPERATURE ** 2 * soft
 
-    def step() -> None:
-        forward().backward()
+    def step() -> Tensor:
+        loss = forward()
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     if not kd:
         clock.tell(flops=student_flops(case))

@@ -41,18 +41,18 @@ class Turn:
         seconds: Of one step, on average.
         memory: Peak bytes so far since before the models were built; on a GPU, of what was allocated there.
         resident: Bytes of this process in the machine's memory at most.
+        facts: What it told beside times so far.
     """
 
     seconds: float
     memory: int
     resident: int
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Ready:
     """A variant waits for its first turn."""
-
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Clock:
         self._base = _anonymous(_status())
 
     def tell(self, **facts: Any) -> None:
-        """Let the other side know of something beside times, before the first step."""
+        """Let the other side know of something beside times."""
         self._facts.update(facts)
 
     def next(self) -> bool:
@@ -95,7 +95,7 @@ class Clock:
         elif not self._ready:
             self._ready = True
             self._forget_peak()
-            self._pipe.send(Ready(self._facts))
+            self._pipe.send(Ready())
         told = self._pipe.recv()
         if told is None:
             return False
@@ -123,7 +123,7 @@ class Clock:
         self._steps = []
         if self.gpu:
             torch.cuda.empty_cache()  # the others share the device
-        self._pipe.send(Turn(seconds, memory, status.get('VmHWM', 0)))
+        self._pipe.send(Turn(seconds, memory, status.get('VmHWM', 0), dict(self._facts)))
 
     def _wait(self) -> None:
         if self.gpu:
@@ -150,10 +150,14 @@ def _anonymous(status: dict[str, int]) -> int:
     return status.get('RssAnon', 0)
 
 
-def loop(clock: Clock, step: Callable[[], Any]) -> None:
-    """Run a step whenever it is time to."""
+def loop(clock: Clock, step: Callable[[], torch.Tensor | None]) -> None:
+    """Run a step whenever it is time to; what the first returns is told as its loss."""
+    first = True
     while clock.next():
-        step()
+        loss = step()
+        if first and loss is not None:  # the first steps warm up: nothing waits for this later
+            clock.tell(loss=float(loss))
+        first = False
 
 
 def main(pipe: Connection, variant: Variant, gpu: bool, threads: int) -> None:

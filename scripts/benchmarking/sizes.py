@@ -15,7 +15,7 @@ DIGITS = 'digits'
 
 _TINY_BERT = {
     'vocab_size': 200, 'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32,
-    'max_position_embeddings': 64,
+    'max_position_embeddings': 64, 'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0,
 }
 _SMALL_BERT = {
     'vocab_size': WORDS, 'hidden_size': 256, 'num_hidden_layers': 4, 'num_attention_heads': 4,

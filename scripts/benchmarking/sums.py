@@ -106,7 +106,7 @@ def fastest(measured: Measured, names: Iterable[str]) -> str | None:
 
 
 def told(measured: Measured, names: Iterable[str]) -> dict[str, Any]:
-    """A group for JSON: by variant seconds, peak memory and every round; or why there are none."""
+    """A group for JSON: by variant seconds, peak memory, every round and the first step's loss; or why none."""
     found: dict[str, Any] = {}
     for name in names:
         if name in measured.failed:
@@ -114,7 +114,7 @@ def told(measured: Measured, names: Iterable[str]) -> dict[str, Any]:
         elif name in measured.seconds:
             found[name] = {
                 'seconds': spread(measured.seconds[name].values()).told(), 'memory': measured.memory.get(name),
-                'rounds': measured.seconds[name],
+                'rounds': measured.seconds[name], 'first_loss': measured.facts.get(name, {}).get('loss'),
             }
     return found
 

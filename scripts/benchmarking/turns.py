@@ -164,12 +164,12 @@ def _seated(
             seats.append(seat)
             told: Ready | Turn | Failed = seat.heard()
             if isinstance(told, Ready):
-                measured.facts[variant.name] = told.facts
                 for _ in range(2):  # the first pays for what is done once
                     told = seat.turn(*seat.steps)
                     if isinstance(told, Failed):
                         break
             if isinstance(told, Turn):
+                measured.facts[variant.name] = told.facts
                 steps = max(1, round(SHORTEST_TURN / max(told.seconds, 1e-6)))
                 seat.steps = (seat.steps[0], steps)
             elif isinstance(told, Failed):

@@ -81,6 +81,17 @@ def test_peers(found):
     assert [case['aim'] for case in texts['ours'].values()] == [0.65, 0.36]
 
 
+def test_all_compute_the_same_loss(found):
+    images, texts = found['sections']['peers']
+    different = ('no KD', 'masked tokens')
+    for case in (images, texts):
+        losses = {name: told['first_loss'] for name, told in case['variants'].items()
+                  if 'failed' not in told and not any(word in name for word in different)}
+        assert {'plain PyTorch, KD'} < set(losses)
+        assert losses == pytest.approx(dict.fromkeys(losses, losses['plain PyTorch, KD']), rel=1e-3)
+        assert case['variants']['plain PyTorch, no KD']['first_loss'] != pytest.approx(losses['plain PyTorch, KD'], rel=0.01)
+
+
 @pytest.mark.parametrize(('peer', 'package'), [(peer, peer) for peer in PEERS])
 def test_a_peer(found, peer, package):
     for case in found['sections']['peers']:
