@@ -160,8 +160,10 @@ def data_of(case: Case, gpu: bool) -> DataSpec:
     batches = batches_of(case, gpu)
     if not case.text:
         return DataSpec(_Endless(batches), get_num_samples_in_batch=lambda batch: len(batch[1]))
+    # the usual split says where the masked tokens are, and KD would be at those alone
+    split = None if case.everywhere else split_batch
     return DataSpec(
-        _Endless(batches), split_batch=split_batch, get_num_samples_in_batch=count_samples,
+        _Endless(batches), split_batch=split, get_num_samples_in_batch=count_samples,
         get_num_tokens_in_batch=count_tokens,
     )
 

@@ -139,11 +139,12 @@ def test_tables(done, found):
     for title in ('Algorithm cost', 'BERT from BERT, 16 tokens', 'KD overhead removed', 'Growth with teachers'):
         assert title in text
         assert title in result.stdout
-    for line in text.splitlines():
-        if line.startswith('|---'):
-            columns = line.count('|')
-        elif line.startswith('| ') and 'columns' in locals():
-            assert line.count('|') >= columns - 2
+    tables = [part.splitlines() for part in text.split('\n\n') if part.startswith('|')]
+    assert len(tables) == 1 + len(found['sections']['peers']) + 2 + 4
+    for header, rule, *rows in tables:
+        assert set(rule) <= set('|-:')
+        assert rows
+        assert {row.count('|') for row in (header, *rows)} == {rule.count('|')}
     assert '| composer_kd, masked tokens |' in text
 
 
