@@ -127,6 +127,7 @@ def read(
 def measure(names: tuple[str, ...], asked: Asked) -> None:
     """Run sections, show them, and write what was asked for after each, so that an interrupt loses one at most."""
     os.environ['OMP_NUM_THREADS'] = str(asked.threads)
+    torch.set_num_threads(asked.threads)
     console = Console(width=170)
     say: Callable[[str], None] = (lambda text: None) if asked.quiet else (lambda text: click.echo(text, err=True))
     size = sizes.SMALL if asked.small else sizes.GPU if asked.gpu else sizes.CPU

@@ -9,6 +9,7 @@ from benchmarking import sums
 from benchmarking.cases import Case
 from benchmarking.machine import Machine
 from benchmarking.peers import PEERS
+from benchmarking.plain import student_flops
 from benchmarking.process import Variant
 from benchmarking.results import NOTHING, Section, Table, failures, short_bytes, short_ratio, short_seconds
 from benchmarking.sizes import Sizes, image_case, text_case
@@ -68,24 +69,24 @@ def run(sizes: Sizes, options: Options, machine: Machine, prepares: Sequence[Any
         variants, aims = variants_of(case, masked, prepares)
         measured = take_turns(variants, variants[0].name, options)
         names = [variant.name for variant in variants]
-        figures.append(_figures(case, measured, names, aims, machine))
-        tables.append(_table(case, measured, names, aims, figures[-1], machine))
+        work = {where.everywhere: student_flops(where) for where in (case, masked) if where is not None}
+        rates = {v.name: _utilised(work[v.settings['case'].everywhere], measured, v.name, machine) for v in variants}
+        figures.append(_figures(case, measured, names, aims, rates))
+        tables.append(_table(case, measured, names, aims, figures[-1]))
     return Section('peers', figures, tables)
 
 
-def _utilised(case: Case, measured: Measured, name: str, machine: Machine) -> dict[str, float] | None:
+def _utilised(flops: float, measured: Measured, name: str, machine: Machine) -> dict[str, float] | None:
     """TFLOP/s of the student's own pass, and their share of the machine's peak where it is known."""
-    at_masked = name == COMPOSER_HEAD or ', masked tokens' in name
-    facts = measured.facts.get(COMPOSER_HEAD if at_masked else BARE, {})
     taken = sums.seconds(measured, name)
-    if taken is None or 'flops' not in facts:
+    if taken is None:
         return None
-    rate = facts['flops'] / taken.median / 1e12
+    rate = flops / taken.median / 1e12
     return {'tflops': rate} | ({'mfu': rate / machine.peak_tflops} if machine.peak_tflops else {})
 
 
 def _figures(
-    case: Case, measured: Measured, names: Sequence[str], aims: Mapping[str, str], machine: Machine,
+    case: Case, measured: Measured, names: Sequence[str], aims: Mapping[str, str], rates: Mapping[str, Any],
 ) -> dict[str, Any]:
     best = sums.fastest(measured, PEERS)
     leanest = min((peer for peer in PEERS if peer in measured.memory), key=measured.memory.__getitem__, default=None)
@@ -104,7 +105,7 @@ def _figures(
     return {
         **case.told(), 'variants': sums.told(measured, names), 'fastest_peer': best, 'leanest_peer': leanest,
         'over_bare': {name: _told(sums.ratio(measured, name, BARE)) for name in names}, 'ours': ours,
-        'student': {name: _utilised(case, measured, name, machine) for name in names},
+        'student': dict(rates),
     }
 
 
@@ -114,7 +115,6 @@ def _told(found: Spread | None) -> dict[str, float] | None:
 
 def _table(
     case: Case, measured: Measured, names: Sequence[str], aims: Mapping[str, str], figures: Mapping[str, Any],
-    machine: Machine,
 ) -> Table:
     best = figures['fastest_peer']
     rows = []

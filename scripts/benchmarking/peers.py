@@ -36,6 +36,7 @@ def serve_torchdistill(clock: Clock, case: Case) -> None:
     from torchdistill.core.distillation import get_distillation_box
 
     def_logger.setLevel(logging.ERROR)
+    clock.imported()
     student, teacher = models_of(case, clock.gpu)
     rates = {'adamw': {'lr': 1e-6}, 'sgd': {'lr': 1e-6, 'momentum': 0.9}}[case.optimizer]
     both = {'student_module_path': '.', 'student_module_io': 'output', 'teacher_module_path': '.',
@@ -71,6 +72,7 @@ def serve_modelopt(clock: Clock, case: Case) -> None:
     """
     import modelopt.torch.distill as mtd
 
+    clock.imported()
     student, teacher = models_of(case, clock.gpu)
     model: Any = mtd.convert(student, mode=[('kd_loss', {
         'teacher_model': teacher,
@@ -100,6 +102,7 @@ def serve_timm(clock: Clock, case: Case) -> None:
     """
     from timm.task import LogitDistillationTask
 
+    clock.imported()
     student, teacher = models_of(case, clock.gpu)
     told: Any = student
     told.num_classes, told.in_chans = case.classes, 1 if case.text else case.shape[0]

@@ -64,7 +64,7 @@ def base_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def serve_plain(clock: Clock, case: Case, kd: bool) -> None:
-    """A loop as a textbook writes it, with KD or without. Without, the step's FLOPs are counted first."""
+    """A loop as a textbook writes it, with KD or without."""
     student, teacher = models_of(case, clock.gpu)
     if not kd:
         del teacher
@@ -92,8 +92,6 @@ def serve_plain(clock: Clock, case: Case, kd: bool) -> None:
         optimizer.zero_grad()
         return loss.detach()
 
-    if not kd:
-        clock.tell(flops=student_flops(case))
     loop(clock, step)
 
 

@@ -78,6 +78,10 @@ class Clock:
         self._timed, self._begun, self._ready = 0, 0.0, False
         self._base = _anonymous(_status())
 
+    def imported(self) -> None:
+        """All that is needed has been imported: what is in memory by now counts for nothing."""
+        self._base = _anonymous(_status())
+
     def tell(self, **facts: Any) -> None:
         """Let the other side know of something beside times."""
         self._facts.update(facts)

@@ -8,13 +8,14 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from benchmarking.machine import Machine
 from benchmarking.results import Section, Table
 
-_COLOURS = ('#1f77b4', '#7f7f7f', '#2ca02c', '#d62728')
+_COLOURS = ('#1f77b4', '#7f7f7f', '#2ca02c', '#d62728', '#9467bd', '#8c564b')
 
 
 def show(section: Section, console: Console) -> None:
@@ -65,12 +66,14 @@ def draw(section: Section, machine: Machine, path: Path) -> None:
     curves = section.figures
     figure = Figure(figsize=(3.2 * len(curves), 3.4), dpi=150, layout='constrained')
     FigureCanvasAgg(figure)
+    lines = dict.fromkeys(line for curve in curves for line in curve['seconds'])
+    colours = dict(zip(lines, _COLOURS, strict=False))
     for axes, curve in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
-        for colour, (line, points) in zip(_COLOURS, curve['seconds'].items(), strict=False):
-            _draw_line(axes, line, points, curve['growth'][line], colour)
+        for line, points in curve['seconds'].items():
+            _draw_line(axes, line, points, curve['growth'][line], colours[line])
         axes.set(xscale='log', yscale='log', xlabel=curve['curve'], title=f"growth with {curve['curve']}")
         axes.set_xticks(curve['points'], [_short(point) for point in curve['points']])
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
     figure.axes[0].set_ylabel('seconds of a step (median, quartiles)')
