@@ -24,6 +24,9 @@ SHORTEST_TURN = 0.2
 LEAST_ROUNDS = 3
 SPARE = 1 << 30
 
+AT_ONCE = 4
+"""How many processes start beside each other on a GPU's machine, where each imports everything anew."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -155,12 +158,16 @@ def _seated(
 ) -> Iterator[tuple[list[Seat], list[Variant]]]:
     """As many of them as there is memory for, warm, and those that are left."""
     seats: list[Seat] = []
-    left = list(waiting)
+    left, coming = list(waiting), list[Seat]()
     try:
-        while left and (len(seats) < 2 or options.gpu or _room(seats)):
-            variant = left.pop(0)
-            options.say(f'{variant.name}: starting')
-            seat = Seat(context, variant, options)
+        while True:
+            while left and len(coming) < (AT_ONCE if options.gpu else 1) and _room(seats, len(coming)):
+                options.say(f'{left[0].name}: starting')
+                coming.append(Seat(context, left.pop(0), options))
+            if not coming:
+                break
+            seat = coming.pop(0)
+            variant = seat.variant
             seats.append(seat)
             told: Ready | Turn | Failed = seat.heard()
             if isinstance(told, Ready):
@@ -178,14 +185,16 @@ def _seated(
                 seats.pop().close()
         yield seats, left
     finally:
-        for seat in seats:
+        for seat in (*seats, *coming):
             seat.close()
 
 
-def _room(seats: Sequence[Seat]) -> bool:
-    """Whether another process as large as the largest so far fits in the machine's memory."""
+def _room(seats: Sequence[Seat], coming: int) -> bool:
+    """Whether one more process, as large as the largest so far, fits in the machine's memory; two always do."""
+    if len(seats) + coming < 2:
+        return True
     free: int = psutil.virtual_memory().available
-    return free > max(seat.resident for seat in seats) + SPARE
+    return free > (coming + 1) * max((seat.resident for seat in seats), default=0) + SPARE
 
 
 def _rounds(seats: list[Seat], measured: Measured, options: Options, first: int) -> int:

@@ -196,7 +196,7 @@ SERVES = '''
         from benchmarking import turns
         from benchmarking.process import Variant
         if len(sys.argv) > 3:
-            turns._room = lambda seats: len(seats) < 2
+            turns._room = lambda seats, coming: len(seats) + coming < 2
         log = sys.argv[2]
         variants = [Variant('a', 'serves:steady', {'seconds': 0.3, 'log': log}), Variant('b', 'serves:broken'),
                     Variant('c', 'serves:killed', {'after': 3}), Variant('d', 'serves:steady', {'seconds': 0.25, 'log': log})]
