@@ -55,6 +55,8 @@ extras = {
     'gcs': ['mosaicml[gcs]>=0.32,<0.33'],
     'oci': ['mosaicml[oci]>=0.32,<0.33'],
     'databricks': ['mosaicml[databricks]>=0.32,<0.33'],
+    # what scripts/benchmark.py measures us against: the last that go with the torch that mosaicml 0.32 asks for
+    'peers': ['torchdistill>=1.1.4,<1.1.5', 'nvidia-modelopt>=0.43,<0.44', 'timm>=1.0.31'],
     # loggers
     'tensorboard': ['mosaicml[tensorboard]>=0.32,<0.33'],
     'wandb': ['mosaicml[wandb]>=0.32,<0.33'],

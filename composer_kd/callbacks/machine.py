@@ -43,7 +43,8 @@ def package_versions(names: Collection[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, as the operating system has it."""
     try:
         for line in Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines():
             if line.lower().startswith('model name'):
@@ -70,7 +71,7 @@ def hardware(state: State) -> Hardware:
     affinity = getattr(os, 'sched_getaffinity', None)
     return Hardware(
         platform=f'{platform.system()} {platform.machine()}',
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         cpu_cores=len(affinity(0)) if affinity else os.cpu_count() or 0,
         memory_gib=_memory_gib(),
         gpu=torch.cuda.get_device_name() if on_gpu else None,
