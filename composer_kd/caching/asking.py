@@ -87,7 +87,7 @@ class Asked:
         """
         size = self.recipe.device_train_microbatch_size
         size = size if isinstance(size, int) else batch_size_of(batch) or 1
-        for part in self.data.split_batch(batch, size):
+        for part in self.data.split_batch(self.data.batch_transforms(batch), size):
             part = self.data.microbatch_transforms(self.device.batch_to_device(part))
             positions = positions_of(part)  # as in a training, so that the answer is the same to the last bit
             with get_precision_context(self.precision, self.recipe.precision_config):

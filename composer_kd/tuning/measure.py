@@ -117,7 +117,7 @@ def measure(subject: Subject, seconds: float, compiled: bool, tell: Tell) -> tup
 
     ways = variants_of(subject.said, compiled)
     asked = [
-        Asked({**item, **({} if 'prepare' in item or value is None else {'prepare': value})}, name, way)
+        Asked({**item, **({} if 'prepare' in item else {'prepare': value})}, name, way)
         for name, item in subject.live.items() if subject.alike[name] == name
         for way, value in (list(ways.items())[:1] if 'prepare' in item else ways.items())
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from composer.utils import dist
 from composer_kd.answers import SampleLoader
 from composer_kd.answers.manifest import NAME
 from composer_kd.caching.who import read_yaml
-from composer_kd.distillation import Distillation
 from composer_kd.plan.building import build_distillation, build_parts, build_teacher
 from composer_kd.plan.course import Course
 from composer_kd.plan.make import course_of
@@ -83,11 +81,6 @@ class Length:
         steps = self.course.steps
         assert steps is not None
         return steps
-
-
-def takes_prepare() -> bool:
-    """Whether teachers can be prepared for inference by a setting."""
-    return 'prepare' in inspect.signature(Distillation).parameters
 
 
 def read_subject(recipe: Recipe, teachers: Sequence[str] = (), ranks: int = 1) -> Subject:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from composer_kd.tuning.spread import Spread
-from composer_kd.tuning.subject import takes_prepare
 
 OWN, COMPILED = 'as the recipe says', 'compiled'
 COMPILE: Any = True
@@ -21,14 +20,7 @@ def variants_of(said: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
     Args:
         said: The recipe's distillation.
         compiled: Whether compiling is one of them.
-
-    Raises:
-        ValueError: If compiling is asked for where teachers cannot be prepared.
     """
-    if not takes_prepare():
-        if compiled:
-            raise ValueError('--compile: this version has no setting that prepares teachers. Leave it out.')
-        return {OWN: None}
     own = said.get('prepare', 'auto')
     # a resolution makes another teacher, so it is not for speed to decide
     kept = {key: own[key] for key in ('resolution', 'tolerance') if isinstance(own, Mapping) and key in own}

@@ -3,8 +3,10 @@
 import runpy
 
 import pytest
+import torch
 
 from composer_kd.answers import Store
+from composer_kd.caching import prepare
 from composer_kd.recipes import load_recipe, train
 from tests.caching.made import ROOT, answers, digits, keys, manifest, refused, save_teacher, text, write, written
 
@@ -75,3 +77,14 @@ def test_glues_files(tmp_path):
     written(path, '--out', tmp_path / 'out')
     assert len(answers(tmp_path / 'out')) == 24 or len(answers(tmp_path / 'out')) == 48
     train(load_recipe(path, [f"algorithms.distillation.teachers=[{{cache: {tmp_path / 'out'}}}]"]))
+
+
+def test_a_loader_whose_batches_are_transformed(tmp_path):
+    """As the trainer does it before it splits a batch."""
+    asked = prepare(load_recipe(write(digits(tmp_path), tmp_path), []))
+    batch = next(iter(asked.loader))
+    plain = [logits for logits, _, _ in asked.ask(batch)]
+    dark = [logits for logits, _, _ in asked.ask((torch.zeros_like(batch[0]), batch[1]))]
+    assert not torch.equal(plain[0], dark[0])
+    asked.data.batch_transforms = lambda whole: (torch.zeros_like(whole[0]), whole[1])
+    assert torch.equal(next(asked.ask(batch))[0], dark[0])

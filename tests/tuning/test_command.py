@@ -16,7 +16,6 @@ from composer_kd.cli import main
 from composer_kd.recipes import load_recipe
 from composer_kd.recipes.build import train
 from composer_kd.tuning.measure import _time_loader
-from composer_kd.tuning.subject import takes_prepare
 from tests.caching.made import ROOT, digits, text, write
 from tests.tuning.made import refused, several, tune, tuned
 
@@ -200,7 +199,6 @@ def test_help_needs_no_torch():
 
 # --- how teachers are prepared ---
 
-@pytest.mark.skipif(not takes_prepare(), reason='teachers cannot be prepared by this version')
 def test_ways_of_preparing_are_measured_and_what_is_taken_is_pasted(tmp_path, monkeypatch):
     monkeypatch.setattr('composer_kd.tuning.variants.COMPILE', {'backend': 'aot_eager'})
     path = write(digits(tmp_path), tmp_path)
@@ -218,7 +216,6 @@ def test_ways_of_preparing_are_measured_and_what_is_taken_is_pasted(tmp_path, mo
     assert told['choices'][1]['overhead'] == pytest.approx((teacher['none'] + loss) / step)
 
 
-@pytest.mark.skipif(not takes_prepare(), reason='teachers cannot be prepared by this version')
 def test_a_preparation_that_is_refused_is_told_and_the_rest_is_measured(tmp_path):
     """With no tolerance at all, bf16 is too far off."""
     recipe = several(tmp_path, 1, prepare={'tolerance': 0, 'fold_batchnorm': False, 'channels_last': False})

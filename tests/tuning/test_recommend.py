@@ -137,8 +137,7 @@ def test_one_preparation_for_all_teachers_and_those_with_their_own_keep_it():
     assert pick({}, {'auto': 'auto', 'none': 'none'}) == 'auto', 'stored answers alone'
 
 
-def test_the_recipes_own_preparation_stands_first_and_keeps_its_resolution(monkeypatch):
-    monkeypatch.setattr('composer_kd.tuning.variants.takes_prepare', lambda: True)
+def test_the_recipes_own_preparation_stands_first_and_keeps_its_resolution():
     assert list(variants_of({}, False)) == ['auto', 'none', 'bf16']
     assert list(variants_of({'prepare': 'none'}, True)) == ['none', 'auto', 'bf16', 'compiled']
     own = variants_of({'prepare': {'resolution': 160, 'fold_batchnorm': False}}, True)
@@ -146,6 +145,3 @@ def test_the_recipes_own_preparation_stands_first_and_keeps_its_resolution(monke
     assert all(way['resolution'] == 160 for way in own.values())
     assert own['none']['channels_last'] is False
     assert own['compiled']['compile'] is True
-    monkeypatch.setattr('composer_kd.tuning.variants.takes_prepare', lambda: False)
-    with pytest.raises(ValueError, match='--compile: '):
-        variants_of({}, True)
