@@ -287,4 +287,5 @@ def test_words():
     assert (short_seconds(sums.Spread(1.234, 1, 2)), short_seconds(sums.Spread(0.01234, 0, 1)), short_seconds(None)) == ('1.23 s', '12.3 ms', '-')
     assert (short_bytes(2_345_000_000), short_bytes(12_000_000), short_bytes(None)) == ('2.35 GB', '12 MB', '-')
     assert peak_of('NVIDIA H200') == peak_of('NVIDIA H100 80GB HBM3') == 989.4
+    assert peak_of('NVIDIA H100 NVL') == 835.5
     assert (peak_of('NVIDIA A100-SXM4-80GB'), peak_of('Tesla T4')) == (311.9, None)
