@@ -10,7 +10,9 @@ import torch
 from benchmarking.peers import versions
 from composer_kd.callbacks.machine import cpu_model, package_versions
 
-PEAK_TFLOPS = {'H200': 989.4, 'H100 PCIe': 756.0, 'H100': 989.4, 'A100': 311.9}
+PEAK_TFLOPS = {
+    'H200 NVL': 835.5, 'H200': 989.4, 'H100 NVL': 835.5, 'H100 PCIe': 756.0, 'H100': 989.4, 'A100': 311.9,
+}
 """Of bf16 matrix products without sparsity, by a part of the GPU's name; the first that fits. NVIDIA's data sheets."""
 
 

@@ -39,6 +39,7 @@ def found(done):
     return json.loads((done[0] / 'a' / 'found.json').read_text())
 
 
+@pytest.mark.slow
 def test_the_machine_is_named(found, done):
     machine = found['machine']
     assert machine['cpu']
@@ -51,6 +52,7 @@ def test_the_machine_is_named(found, done):
     assert str(ROOT) not in text
 
 
+@pytest.mark.slow
 def test_algorithm(found):
     cases = found['sections']['algorithm']
     assert len(cases) == 3
@@ -62,6 +64,7 @@ def test_algorithm(found):
         assert case['parts']['step with KD']['memory'] > 0
 
 
+@pytest.mark.slow
 def test_peers(found):
     images, texts = found['sections']['peers']
     plain = 'plain PyTorch, no KD'
@@ -81,6 +84,7 @@ def test_peers(found):
     assert [case['aim'] for case in texts['ours'].values()] == [0.65, 0.36]
 
 
+@pytest.mark.slow
 def test_all_compute_the_same_loss(found):
     images, texts = found['sections']['peers']
     different = ('no KD', 'masked tokens')
@@ -92,6 +96,7 @@ def test_all_compute_the_same_loss(found):
         assert case['variants']['plain PyTorch, no KD']['first_loss'] != pytest.approx(losses['plain PyTorch, KD'], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('peer', 'package'), [(peer, peer) for peer in PEERS])
 def test_a_peer(found, peer, package):
     for case in found['sections']['peers']:
@@ -108,6 +113,7 @@ def test_a_peer(found, peer, package):
         pytest.skip(f"{peer} is not installed (pip install '.[peers]'): that it is told as missing was tested")
 
 
+@pytest.mark.slow
 def test_overhead(found):
     case, = found['sections']['overhead']
     assert set(case['measures']) == {'2 teachers, always on, unprepared', *(measure.name for measure in MEASURES)}
@@ -119,6 +125,7 @@ def test_overhead(found):
     assert first['removed']['median'] == pytest.approx(1 - (0.25 * plain + 0.75 * off - none) / (plain - none))
 
 
+@pytest.mark.slow
 def test_growth(found, done):
     curves = {case['curve']: case for case in found['sections']['growth']}
     assert {name: case['points'] for name, case in curves.items()} == {
@@ -133,6 +140,7 @@ def test_growth(found, done):
     assert (done[0] / 'growth.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
 def test_tables(done, found):
     folder, result = done
     text = (folder / 'found.md').read_text()
@@ -287,4 +295,5 @@ def test_words():
     assert (short_seconds(sums.Spread(1.234, 1, 2)), short_seconds(sums.Spread(0.01234, 0, 1)), short_seconds(None)) == ('1.23 s', '12.3 ms', '-')
     assert (short_bytes(2_345_000_000), short_bytes(12_000_000), short_bytes(None)) == ('2.35 GB', '12 MB', '-')
     assert peak_of('NVIDIA H200') == peak_of('NVIDIA H100 80GB HBM3') == 989.4
+    assert peak_of('NVIDIA H100 NVL') == 835.5
     assert (peak_of('NVIDIA A100-SXM4-80GB'), peak_of('Tesla T4')) == (311.9, None)
