@@ -43,6 +43,7 @@ class Teaching:
         self._looks: dict[int, Look] = {}
         self._unsettled: set[int] = set()
         self._looks_left, self._first_microbatch = 0, True
+        self._all_there = False
 
     @property
     def looking(self) -> bool:
@@ -126,6 +127,8 @@ class Teaching:
                     self.guard.teacher(i, *_that_count(_values(answers[i]), labels, mask))
         if not now.on:
             return None
+        if positions is not None and not self._all_there:
+            self._refuse_missing(labels, state)
         rows = rows_that_count(
             student, [answers[i] for i in now.teachers], labels, mask, partial(self.share.places, labels),
         )
@@ -137,6 +140,20 @@ class Teaching:
         )
         self._ledger.answered(now, samples, {i: read - before[i] for i, read in self.pool.stores.read().items()})
         return kd
+
+    def _refuse_missing(self, labels: Any, state: State) -> None:
+        """Refuse logits at some positions where other labels count too; once a training, so it may wait."""
+        self._all_there = True
+        s, shift = self._s, _shift(state)
+        whole = batches.counting(batches.target_of(state.batch, s.target_key), s.ignore_index, shift)
+        there = batches.counting(labels, s.ignore_index, shift)
+        if whole is None or there is None or int(whole.sum()) == int(there.sum()):
+            return
+        raise ValueError(
+            f'ignore_index: of a microbatch {int(whole.sum())} labels count (all but {s.ignore_index}), and the '
+            f'student gives logits for {int(there.sum())} of them. Give the label of tokens that nobody asks about (-100), or a '
+            'student that gives logits everywhere, and batches without masked_positions.',
+        )
 
     def _can_look(self, index: int) -> bool:
         return self.pool.teachers[index].keeper is None or self.pool.stores.there(index)

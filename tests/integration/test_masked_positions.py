@@ -129,3 +129,22 @@ def test_the_same_words_from_another_folder_are_fine(tmp_path):
     trainer(Distillation(sparse(1, tokenizer=str(other))), model=student, data=DataLoader(masked(), batch_size=12), max_duration='1ba').fit()
     assert isinstance(student, HuggingFaceModel)
     assert isinstance(student.model, transformers.BertForMaskedLM)
+
+
+@pytest.mark.parametrize('microbatch', [12, 5])
+def test_all_tokens_of_a_student_that_gives_logits_everywhere(microbatch):
+    """No label is -1, so all tokens count; the labels themselves play no part in the KD term."""
+    got, _ = gradients(composer_model(0), composer_model(1), microbatch, positions=False, ignore_index=-1)
+    student, teacher = bert(seed=0), bert(seed=1).eval()
+    batch = {key: torch.stack([item[key] for item in masked()]) for key in ('input_ids', 'attention_mask')}
+    with torch.no_grad():
+        wanted = teacher(**batch).logits.softmax(-1)
+    found = student(**batch).logits.log_softmax(-1)
+    F.kl_div(found.flatten(0, 1), wanted.flatten(0, 1), reduction='batchmean').backward()
+    assert_close(got, {f'model.{name}': parameter.grad for name, parameter in student.named_parameters()})
+
+
+@pytest.mark.parametrize('student', ['ours', 'Hugging Face'])
+def test_tokens_that_count_and_have_no_logits(student):
+    with pytest.raises(ValueError, match=r'^ignore_index: of a microbatch \d+ labels count \(all but -1\), and the student gives logits for \d+ of them'):
+        gradients(MODELS[student](0), composer_model(1), ignore_index=-1)
