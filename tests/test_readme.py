@@ -104,7 +104,9 @@ def test_the_study():
 
 def test_every_command_is_named():
     pages = README + (ROOT / 'yamls' / 'studies' / 'README.md').read_text()
-    for command in ('validate', 'plan', 'report', 'study run', 'study status', 'study report'):
+    for command in (
+        'validate', 'plan', 'tune', 'cache', 'cache estimate', 'cache verify', 'export', 'report', 'study run', 'study status', 'study report',
+    ):
         assert f'composer-kd {command}' in pages
         assert CliRunner().invoke(main, [*command.split(), '--help']).exit_code == 0
 
