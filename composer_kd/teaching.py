@@ -151,8 +151,8 @@ class Teaching:
             return
         raise ValueError(
             f'ignore_index: of a microbatch {int(whole.sum())} labels count (all but {s.ignore_index}), and the '
-            f'student gives logits for {int(there.sum())} of them. Give the label of tokens nobody asks about (-100), or '
-            'a student that gives logits everywhere, and batches without masked_positions.',
+            f'student gives logits for {int(there.sum())} of them. Give the label of tokens nobody asks about (-100) '
+            'or a student that gives logits everywhere, and batches without masked_positions.',
         )
 
     def _can_look(self, index: int) -> bool:

@@ -102,9 +102,15 @@ class Keeper:
             ValueError: Saying what is missing.
         """
         assert self.store is not None
+        whole: dict[int, bool] = {}  # views that come again need not be looked through again
         for epoch, some in groupby(batches, key=lambda batch: batch // per_epoch):
             within = [batch - epoch * per_epoch for batch in some]
-            view, asked = loader.view(epoch), [loader.asked(epoch, first, last) for first, last in runs(within)]
+            view = loader.view(epoch)
+            if len(within) == per_epoch and loader.chosen is not None and view not in whole:
+                whole[view] = not len(self.store.missing(view, np.asarray(loader.chosen, np.int64)))
+            if whole.get(view):
+                continue
+            asked = [loader.asked(epoch, first, last) for first, last in runs(within)]
             samples = None if asked[0] is None else np.unique(np.concatenate([one for one in asked if one is not None]))
             missing: Any = [] if samples is None else self.store.missing(view, samples)
             if samples is not None and len(missing) > loader.spare(len(within)):

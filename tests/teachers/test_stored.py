@@ -246,3 +246,14 @@ def test_a_manifest_of_another_version(store, tmp_path):
     for teachers in (stored(path), live(path)):
         with pytest.raises(ValueError, match=WHO + r'.* is of version 7, and this composer_kd knows 1'):
             train(teachers)
+
+
+def test_views_that_come_again_are_looked_through_once(store, monkeypatch):
+    looked = []
+    missing = Store.missing
+    monkeypatch.setattr(Store, 'missing', lambda self, view, indices: looked.append((view, len(indices))) or missing(self, view, indices))
+    train(stored(store), '5ep', data(views=2))
+    assert looked == [(0, 96), (1, 96)]
+    looked.clear()
+    train(stored(store), '5ep', data(views=2), end='8ba')
+    assert looked == [(0, 96), (1, 32)], 'of the second epoch what its first two batches ask for'
