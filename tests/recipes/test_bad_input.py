@@ -93,7 +93,10 @@ def test_validate_says_that_a_good_teacher_fits(earlier):
 
 @pytest.mark.parametrize('place', ['teachers: [{{cache: {store}}}]', 'teachers: [{{run: {run}, cache: {{path: {store}, fill: true}}}}]'])
 def test_inputs_that_change_beside_stored_answers(capsys, tmp_path, earlier, place):
-    entries = 'algorithms.distillation={' + place.format(run=earlier, store=tmp_path / 'store') + '}', 'algorithms.mixup={alpha: 0.2}'
+    store, short = tmp_path / 'store', ['max_duration=1ep', 'train_data.train_size=64', 'scheduler.t_warmup=1ba', 'train_data.views=2']
+    filled = kd(teachers=f'[{{run: {earlier}, cache: {{path: {store}, fill: true}}}}]', check_batches=0)
+    train(load_recipe(BASE, [f'run_folder={tmp_path / "filled"}', filled, *short]))
+    entries = 'algorithms.distillation={' + place.format(run=earlier, store=store) + '}', 'algorithms.mixup={alpha: 0.2}'
     message = 'algorithms.distillation.teachers: MixUp mixes the inputs of a batch after they were loaded'
     assert message in told(capsys, tmp_path, *entries, 'train_data.views=2')
     result = CliRunner().invoke(main, ['validate', BASE, *entries, 'train_data.views=2'])
