@@ -13,7 +13,7 @@ from composer.loggers import Logger
 from composer.models import ComposerModel
 from torch import Tensor
 
-from composer_kd import batches, joining
+from composer_kd import joining
 from composer_kd.batches import Key, LogitsKey
 from composer_kd.changes import check_unchanged
 from composer_kd.decision import Decision, Plan
@@ -21,7 +21,6 @@ from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
 from composer_kd.teachers import AnyTeacher, look_at_teachers
 from composer_kd.teaching import Teaching
-from composer_kd.term import check_formats
 
 
 class Distillation(Algorithm):
@@ -143,22 +142,13 @@ class Distillation(Algorithm):
         on_nonfinite: str = 'stop',
         on_change: str = 'error',
     ) -> None:
-        self._s = Settings.read(
-            teachers=teachers, loss=loss, kd_loss_weight=kd_loss_weight, base_loss_weight=base_loss_weight, start=start,
-            end=end, interval=interval, probability=probability, teachers_per_batch=teachers_per_batch,
-            sampling=sampling, combine=combine, input_key=input_key, target_key=target_key, logits_key=logits_key,
-            ignore_index=ignore_index, check_batches=check_batches, seed=seed, placement=placement,
-            teacher_microbatch_size=teacher_microbatch_size, prepare=prepare, on_nonfinite=on_nonfinite,
-            on_change=on_change,
-        )
+        self._s = Settings.read(**{name: value for name, value in locals().items() if name != 'self'})
         # Composer asks for it several times at every event, whatever its log's level
         self._text = f"Distillation({', '.join(f'{key}={value!r}' for key, value in self._s.plain.items())})"
         self._plan = Plan(self._s)
-        specs = self._s.specs
-        self._ledger = Ledger([spec.name for spec in specs], [spec.name for spec in specs if spec.cache is not None])
+        self._ledger = Ledger(*self._s.names)
         self._teaching = Teaching(self._s, self._ledger)
-        self._done = False
-        self._now = Decision()
+        self._done, self._now = False, Decision()
         self._kd: Tensor | None = None
         self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
                           Event.BEFORE_BACKWARD: self._join}
@@ -173,7 +163,7 @@ class Distillation(Algorithm):
     @property
     def stored(self) -> bool:
         """Whether answers of any teacher are read from a store or kept in one."""
-        return any(spec.cache is not None for spec in self._s.specs)
+        return bool(self._s.names[1])
 
     def __repr__(self) -> str:
         return self._text
@@ -213,18 +203,13 @@ class Distillation(Algorithm):
             )
         started = time.perf_counter()
         self._teaching.pool.load(state, self._plan.held(), self._s.sampling == 'by_rank')
-        self._check_formats(self.teachers)
+        self._s.check_formats(self.teachers)
         self._ledger.load_seconds += time.perf_counter() - started
         logger.log_hyperparameters({
             'distillation': self.settings,
             'distillation_placements': {t.name: t.placement for t in self.teachers},
             'distillation_prepared': {t.name: t.told_of_preparation['prepared'] for t in self.teachers},
         })
-
-    def _check_formats(self, teachers: Sequence[AnyTeacher]) -> None:
-        s = self._s
-        formats = [None if teacher.keeper is None else teacher.keeper.form for teacher in teachers]
-        check_formats(formats, s.teachers_per_batch, s.loss, s.combine, s.fixed_temperature)
 
     def _fit_start(self, state: State, logger: Logger) -> None:
         self._plan.fit_start(state)
@@ -252,8 +237,7 @@ class Distillation(Algorithm):
         # the clock has moved on since; this is the step of Composer's own loss/train/total
         logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
         self._teaching.batch_end(state, self._now)
-        # over for good, and logged as off: from here on there is nothing to do at any event
-        self._done = self._now.closed
+        self._done = self._now.closed  # over for good, and logged as off
 
     def summary(self) -> dict[str, Any]:
         """What distillation did and cost so far, over resumptions too.
@@ -281,7 +265,7 @@ class Distillation(Algorithm):
             By name, each teacher's digest, or that it lies elsewhere. Errors are those of the trainer's start.
         """
         return look_at_teachers(
-            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key, self._check_formats,
+            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key, self._s.check_formats,
             self._s.fixed_temperature,
         )
 
@@ -290,9 +274,7 @@ class Distillation(Algorithm):
 
         Every rank asks: a sharded teacher runs on all, and where ranks have different ones, no rank has them all.
         """
-        labels = batches.target_of(batch, self._s.target_key)
-        positions = batches.labelled(labels, self._s.ignore_index) if self._teaching.sparse else None
-        return self._teaching.pool.flops(batch, positions)
+        return self._teaching.flops(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """One text (JSON): window, settings, counts, cost, and where the teachers came from."""

@@ -16,7 +16,7 @@ from composer_kd.losses import Loss, make_loss
 from composer_kd.names import described, nearest
 from composer_kd.schedule import SAMPLING, Interval
 from composer_kd.teachers import PLACEMENTS, TeacherSpec, parse_teachers, read_prepare
-from composer_kd.term import COMBINE
+from composer_kd.term import COMBINE, check_formats
 from composer_kd.times import parse_time
 from composer_kd.values import Value
 
@@ -97,6 +97,16 @@ class Settings:
         """The loss's temperature, where it has one and that does not vary."""
         heat = self.loss.settings.get('temperature')
         return float(heat) if isinstance(heat, (int, float)) and self.temperature is None else None
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Of all teachers, and of those whose answers are read from a store or kept in one."""
+        return [spec.name for spec in self.specs], [spec.name for spec in self.specs if spec.cache is not None]
+
+    def check_formats(self, teachers: Sequence[Any]) -> None:
+        """Refuse stored answers of teachers that do not say what is asked for; see :func:`check_formats`."""
+        formats = [None if teacher.keeper is None else teacher.keeper.form for teacher in teachers]
+        check_formats(formats, self.teachers_per_batch, self.loss, self.combine, self.fixed_temperature)
 
     @classmethod
     def read(

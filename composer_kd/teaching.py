@@ -155,6 +155,11 @@ class Teaching:
             'or a student that gives logits everywhere, and batches without masked_positions.',
         )
 
+    def flops(self, batch: Any) -> dict[str, float]:
+        """FLOPs of one forward for one sample, by teacher; every rank calls this."""
+        labels = batches.target_of(batch, self._s.target_key)
+        return self.pool.flops(batch, batches.labelled(labels, self._s.ignore_index) if self.sparse else None)
+
     def _can_look(self, index: int) -> bool:
         return self.pool.teachers[index].keeper is None or self.pool.stores.there(index)
 
