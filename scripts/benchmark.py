@@ -132,7 +132,8 @@ def measure(names: tuple[str, ...], asked: Asked) -> None:
     say: Callable[[str], None] = (lambda text: None) if asked.quiet else (lambda text: click.echo(text, err=True))
     size = sizes.SMALL if asked.small else sizes.GPU if asked.gpu else sizes.CPU
     here = machine.machine_of(asked.gpu, asked.threads, asked.peak_tflops)
-    options = Options(asked.gpu, asked.threads, asked.rounds, asked.seconds, say)
+    turn = 0.02 if asked.small else 1.0
+    options = Options(asked.gpu, asked.threads, asked.rounds, asked.seconds, turn, say)
     console.print(here.describe(), markup=False)
     found: list[Section] = []
     for name in names:

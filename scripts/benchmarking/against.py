@@ -62,7 +62,8 @@ def run(sizes: Sizes, options: Options, machine: Machine, prepares: Sequence[Any
     pairs: list[tuple[Case, Case | None]] = [(image_case(sizes, side), None) for side in sizes.images]
     if sizes.smaller != sizes.architecture:
         pairs += [(image_case(sizes, side, sizes.smaller), None) for side in sizes.images]
-    pairs.append((text_case(sizes, everywhere=True), text_case(sizes)))
+    kinds = (False,) if sizes.mini_bert == sizes.bert else (False, True)
+    pairs += [(text_case(sizes, everywhere=True, mini=mini), text_case(sizes, mini=mini)) for mini in kinds]
     figures, tables = [], []
     for case, masked in pairs:
         options.say(case.name)

@@ -17,10 +17,11 @@ _TINY_BERT = {
     'vocab_size': 200, 'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32,
     'max_position_embeddings': 64, 'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0,
 }
-_SMALL_BERT = {
+_MINI_BERT = {
     'vocab_size': WORDS, 'hidden_size': 256, 'num_hidden_layers': 4, 'num_attention_heads': 4,
-    'intermediate_size': 1024, 'max_position_embeddings': 2048,
+    'intermediate_size': 1024,
 }
+_LONG_BERT = {**_MINI_BERT, 'max_position_embeddings': 2048}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Sizes:
         image_batch: Samples.
         image_classes: Classes.
         text_batch: Samples.
+        mini_batch: Samples of the smaller model of texts.
         bert: Settings of the model of texts.
+        mini_bert: Of a smaller one, most of whose work is its vocabulary (BERT-mini of arXiv 1908.08962).
         length: Tokens of a text.
         bookkeeping: Samples of a batch of the tiny model, whose step is mostly Python.
         ensemble: How many teachers the plain ensemble of ``overhead`` has.
@@ -56,7 +59,9 @@ class Sizes:
     image_batch: int
     image_classes: int
     text_batch: int
+    mini_batch: int
     bert: Mapping[str, Any]
+    mini_bert: Mapping[str, Any]
     length: int
     bookkeeping: int
     ensemble: int
@@ -75,17 +80,19 @@ class Sizes:
 
 
 CPU = Sizes(
-    precision='fp32', images=(224,), image_batch=8, image_classes=1000, text_batch=4, bert={'vocab_size': WORDS},
-    length=128, bookkeeping=128, ensemble=5, ensemble_batch=4, growing_side=64, growing_batch=16,
-    growing_bert=_SMALL_BERT, growing_text_batch=2, loss_rows=64,
+    precision='fp32', images=(224,), image_batch=8, image_classes=1000, text_batch=4, mini_batch=16,
+    bert={'vocab_size': WORDS}, mini_bert=_MINI_BERT, length=128, bookkeeping=128, ensemble=5, ensemble_batch=4,
+    growing_side=64, growing_batch=16, growing_bert=_LONG_BERT, growing_text_batch=2, loss_rows=64,
 )
 GPU = Sizes(
     precision='amp_bf16', images=(176, 224), image_batch=256, image_classes=1000, text_batch=256,
-    bert={'vocab_size': WORDS}, length=128, bookkeeping=1024, ensemble=5, ensemble_batch=256, growing_side=176,
-    growing_batch=256, growing_bert=_SMALL_BERT, growing_text_batch=16, loss_rows=4096,
+    mini_batch=256, bert={'vocab_size': WORDS}, mini_bert=_MINI_BERT, length=128, bookkeeping=1024, ensemble=5,
+    ensemble_batch=256, growing_side=176, growing_batch=256, growing_bert=_LONG_BERT, growing_text_batch=16,
+    loss_rows=4096,
 )
 SMALL = Sizes(
-    precision='fp32', images=(8,), image_batch=2, image_classes=10, text_batch=2, bert=_TINY_BERT, length=16,
+    precision='fp32', images=(8,), image_batch=2, image_classes=10, text_batch=2, mini_batch=2,
+    bert=_TINY_BERT, mini_bert=_TINY_BERT, length=16,
     bookkeeping=4, ensemble=2, ensemble_batch=2, growing_side=8, growing_batch=4, growing_bert=_TINY_BERT,
     growing_text_batch=2, loss_rows=4, teachers=(1, 2), classes=(10, 100), lengths=(16, 32), microbatches=(1, 2),
     architecture=DIGITS, smaller=DIGITS,
@@ -115,12 +122,13 @@ def image_case(sizes: Sizes, side: int, student: str | None = None) -> Case:
     )
 
 
-def text_case(sizes: Sizes, everywhere: bool = False) -> Case:
+def text_case(sizes: Sizes, everywhere: bool = False, mini: bool = False) -> Case:
     """A BERT that learns from one of its size."""
-    model = {'name': 'bert_masked_lm', **sizes.bert}
+    model = {'name': 'bert_masked_lm', **(sizes.mini_bert if mini else sizes.bert)}
+    name = 'BERT-mini' if mini else 'BERT-base'
     return Case(
-        f'BERT from BERT, {sizes.length} tokens', model, model, sizes.text_batch, (sizes.length,),
-        int(sizes.bert['vocab_size']), sizes.precision, 'adamw', everywhere,
+        f'{name} from {name}, {sizes.length} tokens', model, model, sizes.mini_batch if mini else sizes.text_batch,
+        (sizes.length,), int(model['vocab_size']), sizes.precision, 'adamw', everywhere,
     )
 
 

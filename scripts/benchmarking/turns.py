@@ -18,9 +18,6 @@ import psutil
 from benchmarking import process
 from benchmarking.process import Failed, Ready, Turn, Variant
 
-SHORTEST_TURN = 0.2
-"""Seconds that a turn takes at least: of steps shorter than that, a turn runs several."""
-
 LEAST_ROUNDS = 3
 SPARE = 1 << 30
 
@@ -37,6 +34,7 @@ class Options:
         threads: Of each process, one of which runs at a time.
         rounds: How often each variant has its turn.
         seconds: A group is not begun another round after so many, once it had three.
+        turn: Seconds that a turn takes at least: of steps shorter than that, a turn runs several.
         say: Told in words what goes on.
     """
 
@@ -44,6 +42,7 @@ class Options:
     threads: int
     rounds: int
     seconds: float
+    turn: float = 1.0
     say: Callable[[str], None] = lambda text: None
 
 
@@ -78,7 +77,8 @@ class Seat:
         )
         self._process.start()
         theirs.close()
-        self.steps = (1 if options.gpu else 0, 1)
+        # what has waited has lost its place in the machine's caches and, where memory is scarce, its pages
+        self.steps = (1, 1)
         self.resident = 0
 
     def heard(self) -> Ready | Turn | Failed:
@@ -177,8 +177,8 @@ def _seated(
                         break
             if isinstance(told, Turn):
                 measured.facts[variant.name] = told.facts
-                steps = max(1, round(SHORTEST_TURN / max(told.seconds, 1e-6)))
-                seat.steps = (seat.steps[0], steps)
+                steps = max(1, round(options.turn / max(told.seconds, 1e-6)))
+                seat.steps = (1, steps)
             elif isinstance(told, Failed):
                 measured.failed[variant.name] = told.reason
                 options.say(f'{variant.name}: {told.reason}')

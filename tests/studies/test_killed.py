@@ -9,9 +9,10 @@ import time
 import psutil
 import pytest
 
+from tests.kills import how_many
 from tests.studies.small import results, start, write_study
 
-KILLS = 20
+KILLS = how_many(6)
 
 
 def _kill_one_of(worker, what):
@@ -28,7 +29,7 @@ def _kill_one_of(worker, what):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path):
+def test_kills_change_nothing(tmp_path):
     alone = write_study(tmp_path / 'alone')
     assert start(alone, tmp_path / 'alone.log').wait(1200) == 0, (tmp_path / 'alone.log').read_text()[-3000:]
     expected = results(alone)
