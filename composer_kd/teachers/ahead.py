@@ -63,7 +63,7 @@ class Ahead:
         self._chunks: list[Any] = []
         self._answers: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._chunk: Any = None
-        self._number, self._begin, self._samples = -1, 0, 0
+        self._number, self._begin, self._samples, self._whole = -1, 0, 0, 0
 
     def fit_start(self, state: State, split: Split, ready: Ready) -> None:
         """Get ready.
@@ -82,16 +82,21 @@ class Ahead:
 
     def open_batch(self, state: State) -> None:
         """A batch begins, or begins again in other microbatches."""
-        self._forget()
-        self._number, self._begin, self._chunks = -1, 0, []
+        self.close_batch()
+        self._number, self._begin = -1, 0
         if not self._able or self._split is None or self._size is None:
             return
         assert state.device_train_microbatch_size is not None
         microbatch = math.ceil(state.device_train_microbatch_size)
-        samples = batch_size_of(state.batch) or 0
+        self._whole = batch_size_of(state.batch) or 0
         self._samples = self._size // microbatch * microbatch
-        if self._samples > microbatch and samples > microbatch:
-            self._chunks = list(self._split(state.batch, min(self._samples, samples)))
+        if self._samples > microbatch and self._whole > microbatch:
+            self._chunks = list(self._split(state.batch, min(self._samples, self._whole)))
+
+    def close_batch(self) -> None:
+        """Let go of the batch and of what was answered to it."""
+        self._chunks = []
+        self._forget()
 
     def outputs(self, index: int, teacher: Teacher, batch: Any, positions: Tensor | None) -> Tensor | None:
         """A teacher's logits for a microbatch, or ``None`` if it is to be asked about that alone.
@@ -154,6 +159,8 @@ class Ahead:
     def next_microbatch(self, batch: Any) -> None:
         """A microbatch is done."""
         self._begin += batch_size_of(batch) or 0
+        if self._begin >= self._whole:  # the next batch may be one on which nobody is asked
+            self.close_batch()
 
     def _same(self, batch: Any, positions: Tensor | None) -> bool:
         """Whether the student got what the teacher is about to be asked; once a training, so it may wait."""
@@ -167,8 +174,8 @@ class Ahead:
         return positions is None or bool(torch.isin(positions, self._places()).all())
 
     def _stop(self) -> None:
-        self._able, self._chunks = False, []
-        self._forget()
+        self._able = False
+        self.close_batch()
 
     def _forget(self) -> None:
         self._answers, self._chunk = {}, None

@@ -222,6 +222,7 @@ class Pool:
     def release(self) -> None:
         """Give up the memory of all."""
         self.stores.release()
+        self._ahead.close_batch()
         for teacher in self.teachers:
             teacher.release()
 

@@ -1,11 +1,12 @@
 """A teacher asked about several microbatches at once says what it says to each."""
 
 import logging
+import weakref
 
 import composer.algorithms as ca
 import pytest
 import torch
-from composer.core import Algorithm, DataSpec, Event
+from composer.core import Algorithm, Callback, DataSpec, Event
 from torch.utils.data import DataLoader
 
 from composer_kd import Distillation
@@ -72,6 +73,27 @@ def test_sam_asks_again():
     found, seen = run(16, algorithms=[ca.SAM()], max_duration='1ep')
     assert seen == [[16, 16, 16, 16, 8, 8]]
     close(found, run(None, algorithms=[ca.SAM()], max_duration='1ep')[0])
+
+
+class Kept(Callback):
+    """How many of a teacher's answers are still there after each batch."""
+
+    def __init__(self, teacher):
+        self.answers, self.after = [], []
+        teacher.register_forward_hook(lambda module, inputs, output: self.answers.append(weakref.ref(output)))
+
+    def batch_end(self, state, logger):
+        self.after.append(sum(answer() is not None for answer in self.answers))
+
+
+@pytest.mark.parametrize('settings', [{'end': '2ba'}, {'interval': 2}], ids=str)
+def test_no_answer_is_kept_for_batches_that_ask_nobody(settings):
+    teacher = network(seed=9)
+    kept = Kept(teacher)
+    kd = Distillation(teacher, teacher_microbatch_size=16, check_batches=0, prepare='none', **settings)
+    trainer(kd, data=loader(40, 16), device_train_microbatch_size=2, callbacks=[kept]).fit()
+    assert len(kept.answers) in (2, 3)
+    assert kept.after == [0] * 6
 
 
 class Sentences(torch.utils.data.Dataset):
