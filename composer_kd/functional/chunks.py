@@ -58,11 +58,14 @@ def few_elements(device: torch.device) -> int:
 def is_few(logits: Tensor) -> bool:
     """Whether a loss of these is calculated as its formula is written.
 
+    Under ``torch.compile`` always: the compiler decides itself what is kept and what is calculated again, and chunks
+    would take its graph apart.
+
     Example:
         >>> is_few(torch.empty(8, 10)), is_few(torch.empty(8, 2**24, device='meta'))
         (True, False)
     """
-    return logits.dim() < 2 or logits.numel() <= few_elements(logits.device)
+    return torch.compiler.is_compiling() or logits.dim() < 2 or logits.numel() <= few_elements(logits.device)
 
 
 def row_losses(

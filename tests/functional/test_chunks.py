@@ -173,3 +173,17 @@ def test_rows_that_are_left_out_later_send_nothing_back(small_chunks):
     assert bad.nonzero().flatten().tolist() == [4]
     assert student.grad.isfinite().all()
     assert student.grad[4].count_nonzero() == 0
+
+
+@pytest.mark.parametrize('name', ['kl_divergence', 'jensen_shannon', 'mse'])
+def test_a_compiler_sees_one_graph(name, small_chunks):
+    """Many rows or few: parts that it cannot follow would end it."""
+    function = getattr(functional, name)
+    student, teacher = logits(30, 7, dtype=torch.float32)
+    found = []
+    for called in (function, torch.compile(function, backend='eager', fullgraph=True)):
+        leaf = student.detach().clone().requires_grad_()
+        value = called(leaf, teacher)
+        value.backward()
+        found.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=2e-5, atol=2e-6)
