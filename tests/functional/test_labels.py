@@ -56,6 +56,10 @@ def test_no_rows_at_all():
     assert logits.grad.shape == (0, 7)
 
 
+def test_one_row_alone():
+    assert cross_entropy(torch.zeros(4), torch.tensor(1)) == torch.tensor(4.0).log()
+
+
 def test_no_more_than_the_gradient_is_kept():
     logits = torch.randn(512, 30522, requires_grad=True)
     labels = torch.arange(512)
