@@ -106,6 +106,7 @@ class Teaching:
             return None
         if now.on:
             self.share.next_microbatch()
+            self.share.check_labels(batches.target_of(state.batch, self._s.target_key))
         s = self._s
         student, labels, positions, samples = batches.rows_of(state.outputs, state.batch, s.logits_key, s.target_key)
         self.sparse = positions is not None

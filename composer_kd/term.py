@@ -50,6 +50,7 @@ class Share:
         self._tokens: list[int] = []
         self._parts: list[Any] | None = None
         self._microbatch, self._turn, self._shift = 1, -1, False
+        self._checked = False
         self.full = False
         """Whether every label of this rank's batch is known to count, so that no row has to be looked at for it."""
 
@@ -117,6 +118,32 @@ class Share:
     def next_microbatch(self) -> None:
         """A microbatch begins. Call for each, in order."""
         self._turn += 1
+
+    def check_labels(self, labels: Any) -> None:
+        """See that the student got the labels that were counted; once a training, so it may wait.
+
+        Args:
+            labels: The microbatch's, as the student got them.
+
+        Raises:
+            ValueError: If others count.
+        """
+        parts = [] if self._checked else self._in_parts()
+        if not 0 <= self._turn < len(parts):
+            return
+        self._checked = True
+        before = target_of(parts[self._turn], self._target_key)
+        counted, got = (counting(one, self._ignore_index, self._shift) for one in (before, labels))
+        if counted is None or got is None:
+            return
+        got = got.to(counted.device)
+        if torch.equal(counted, got) if counted.shape == got.shape else counted.sum() == got.sum():
+            return
+        raise ValueError(
+            f'labels: {int(counted.sum())} of a microbatch count as it came from the loader, and {int(got.sum())}, or '
+            "others, as the student got it: the data's microbatch_transforms or an algorithm changed them, after those "
+            "that count were counted over the batch. Change them in the data set or in the data's batch_transforms.",
+        )
 
     def _in_parts(self) -> list[Any]:
         """The microbatches as they lie in host memory; none where the batch did not begin there.

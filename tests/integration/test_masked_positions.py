@@ -148,3 +148,17 @@ def test_all_tokens_of_a_student_that_gives_logits_everywhere(microbatch):
 def test_tokens_that_count_and_have_no_logits(student):
     with pytest.raises(ValueError, match=r'^ignore_index: of a microbatch \d+ labels count \(all but -1\), and the student gives logits for \d+ of them'):
         gradients(MODELS[student](0), composer_model(1), ignore_index=-1)
+
+
+def test_labels_that_are_changed_after_they_were_counted_are_refused():
+    def fewer(batch):
+        return {**batch, 'labels': batch['labels'].masked_fill(batch['input_ids'] % 2 == 0, -100)}
+
+    def data(**transform):
+        return DataSpec(DataLoader(masked(), batch_size=12), **transform)
+
+    def train(spec):
+        trainer(Distillation(bert(seed=1), check_batches=0), model=composer_model(0), data=spec, max_duration='1ba').fit()
+    with pytest.raises(ValueError, match=r"^labels: \d+ of a microbatch count as it came from the loader, and \d+, .* batch_transforms\.$"):
+        train(data(microbatch_transforms=fewer))
+    train(data(batch_transforms=fewer))
