@@ -43,7 +43,7 @@ class Teaching:
         self._looks: dict[int, Look] = {}
         self._unsettled: set[int] = set()
         self._looks_left, self._first_microbatch = 0, True
-        self._all_there = False
+        self._all_there = self._unchanged = False
 
     @property
     def looking(self) -> bool:
@@ -106,7 +106,7 @@ class Teaching:
             return None
         if now.on:
             self.share.next_microbatch()
-            self.share.check_labels(batches.target_of(state.batch, self._s.target_key))
+            self._refuse_changed(state)
         s = self._s
         student, labels, positions, samples = batches.rows_of(state.outputs, state.batch, s.logits_key, s.target_key)
         self.sparse = positions is not None
@@ -141,6 +141,25 @@ class Teaching:
         )
         self._ledger.answered(now, samples, {i: read - before[i] for i, read in self.pool.stores.read().items()})
         return kd
+
+    def _refuse_changed(self, state: State) -> None:
+        """Refuse labels of which others count than were counted in the batch; once a training, so it may wait."""
+        before = None if self._unchanged else self.share.labels_before()
+        if before is None:
+            return
+        self._unchanged = True
+        now = batches.target_of(state.batch, self._s.target_key)
+        counted, got = (batches.counting(one, self._s.ignore_index, _shift(state)) for one in (before, now))
+        if counted is None or got is None:
+            return
+        got = got.to(counted.device)
+        if torch.equal(counted, got) if counted.shape == got.shape else int(counted.sum()) == int(got.sum()):
+            return
+        raise ValueError(
+            f'labels: {int(counted.sum())} of a microbatch count as it came from the loader, and {int(got.sum())}, or '
+            "others, as the student got it: the data's microbatch_transforms or an algorithm changed them, after those "
+            "that count were counted over the batch. Change them in the data set or in the data's batch_transforms.",
+        )
 
     def _refuse_missing(self, labels: Any, state: State) -> None:
         """Refuse logits at some positions where other labels count too; once a training, so it may wait."""

@@ -50,7 +50,6 @@ class Share:
         self._tokens: list[int] = []
         self._parts: list[Any] | None = None
         self._microbatch, self._turn, self._shift = 1, -1, False
-        self._checked = False
         self.full = False
         """Whether every label of this rank's batch is known to count, so that no row has to be looked at for it."""
 
@@ -99,8 +98,7 @@ class Share:
             assert state.device_train_microbatch_size is not None
             self._whole, self._shift = state.batch, shift
             self._microbatch = math.ceil(state.device_train_microbatch_size)
-            if self._on_tokens:
-                self._tokens = [self.size(part, self._target_key) for part in self._in_parts()]
+            self._tokens = [self.size(one, self._target_key) for one in self._in_parts()] if self._on_tokens else []
         if dist.get_world_size() > 1:
             both = state.device.tensor_to_device(torch.stack([rows.double(), rows.new_tensor(size).double()]))
             dist.all_reduce(both)  # the world size cancels in the ratio
@@ -119,32 +117,6 @@ class Share:
         """A microbatch begins. Call for each, in order."""
         self._turn += 1
 
-    def check_labels(self, labels: Any) -> None:
-        """See that the student got the labels that were counted; once a training, so it may wait.
-
-        Args:
-            labels: The microbatch's, as the student got them.
-
-        Raises:
-            ValueError: If others count.
-        """
-        parts = [] if self._checked else self._in_parts()
-        if not 0 <= self._turn < len(parts):
-            return
-        self._checked = True
-        before = target_of(parts[self._turn], self._target_key)
-        counted, got = (counting(one, self._ignore_index, self._shift) for one in (before, labels))
-        if counted is None or got is None:
-            return
-        got = got.to(counted.device)
-        if torch.equal(counted, got) if counted.shape == got.shape else counted.sum() == got.sum():
-            return
-        raise ValueError(
-            f'labels: {int(counted.sum())} of a microbatch count as it came from the loader, and {int(got.sum())}, or '
-            "others, as the student got it: the data's microbatch_transforms or an algorithm changed them, after those "
-            "that count were counted over the batch. Change them in the data set or in the data's batch_transforms.",
-        )
-
     def _in_parts(self) -> list[Any]:
         """The microbatches as they lie in host memory; none where the batch did not begin there.
 
@@ -154,15 +126,18 @@ class Share:
             self._parts = [] if self._whole is None else list(self.split(self._whole, self._microbatch))
         return self._parts
 
+    def labels_before(self) -> Any:
+        """The microbatch's labels as they lie in host memory; ``None`` where none do."""
+        parts = self._in_parts()
+        return target_of(parts[self._turn], self._target_key) if 0 <= self._turn < len(parts) else None
+
     def places(self, labels: Any) -> Tensor | None:
         """Which of the microbatch's labels count, as flat positions ``(M,)`` on their device; ``None`` if not known.
 
         Args:
             labels: The microbatch's, on the device.
         """
-        parts = self._in_parts()
-        here = target_of(parts[self._turn], self._target_key) if 0 <= self._turn < len(parts) else None
-        mask = counting(here, self._ignore_index, self._shift)
+        mask = counting(self.labels_before(), self._ignore_index, self._shift)
         if mask is None or not isinstance(labels, Tensor) or mask.shape != labels.shape:
             return None
         found = torch.from_numpy(np.flatnonzero(mask.numpy()))  # NumPy: there is no device that could be waited for

@@ -42,7 +42,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -
     dtype = at_least_float32(logits)
     if is_few(logits):
         rows = F.cross_entropy(
-            logits.to(dtype).reshape(-1, logits.shape[-1]), labels.flatten(), ignore_index=ignore_index, reduction='none',
+            logits.to(dtype).reshape(-1, logits.shape[-1]), labels.flatten(), ignore_index=ignore_index,
+            reduction='none',
         )
         return rows.view(labels.shape)
 

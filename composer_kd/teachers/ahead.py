@@ -11,7 +11,7 @@ import torch
 from composer.core import State
 from torch import Tensor
 
-from composer_kd.batches import POSITIONS, Key, batch_size_of, labelled, positions_of, target_of
+from composer_kd.batches import POSITIONS, Key, batch_size_of, cut, labelled, positions_of, target_of
 from composer_kd.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Ahead:
         self._size, self._target_key, self._ignore_index = size, target_key, ignore_index
         self._split: Split | None = None
         self._ready: Ready | None = None
-        self._able, self._seen = size is not None, False
+        self._able, self._seen, self._in_place = size is not None, False, False
         self._chunks: list[Any] = []
         self._answers: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._chunk: Any = None
@@ -77,6 +77,8 @@ class Ahead:
             ValueError: As :func:`refuse_mixed_ahead`.
         """
         self._split, self._ready = split, ready
+        # nothing is moved there, and a transform that changes its input would change the student's, too
+        self._in_place = state.device.name == 'cpu'
         microbatch = None if state.auto_microbatching else state.device_train_microbatch_size
         refuse_mixed_ahead(state.algorithms, self._size, microbatch)
 
@@ -117,7 +119,7 @@ class Ahead:
             try:
                 if self._chunk is None:
                     assert self._ready is not None
-                    self._chunk = self._ready(self._chunks[number])
+                    self._chunk = self._ready(_copied(self._chunks[number]) if self._in_place else self._chunks[number])
                 if not self._seen and not self._same(batch, positions):
                     log.warning(
                         'teacher_microbatch_size: the student gets other inputs than the loader gave, so teachers are '
@@ -179,6 +181,11 @@ class Ahead:
 
     def _forget(self) -> None:
         self._answers, self._chunk = {}, None
+
+
+def _copied(batch: Any) -> Any:
+    positions, copy = positions_of(batch), cut(batch, slice(None), Tensor.clone)
+    return copy if positions is None else {**copy, POSITIONS: positions}
 
 
 def _tensors(batch: Any) -> list[Tensor]:

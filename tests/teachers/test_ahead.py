@@ -137,6 +137,20 @@ def test_parts_and_transforms_are_the_trainers_own():
     close(found, read(None, spec())[0])
 
 
+def test_a_transform_in_place():
+    """On a CPU, where the parts that teachers are asked about lie where the student's do."""
+    def halved(batch):
+        return batch[0].mul_(0.5), batch[1]
+
+    def train(size):
+        kd = Distillation(network(seed=9), teacher_microbatch_size=size, check_batches=0)
+        spec = DataSpec([(images.clone(), labels) for images, labels in loader(40, 16)], microbatch_transforms=halved)
+        fit = trainer(kd, data=spec, device_train_microbatch_size=4, max_duration='1ep')
+        fit.fit()
+        return weights(fit)
+    close(train(16), train(None))
+
+
 def test_positions_in_any_order():
     def split(batch, size):
         parts = DataSpec([]).split_batch(batch, size)
