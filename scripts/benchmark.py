@@ -19,8 +19,9 @@ quartiles, and ratios as the median of the rounds' own ratios.
   cliff.
 
 A GPU gets real sizes (ResNet-50 at 176 and 224 pixels, BERT-base and BERT-mini at 128 tokens, amp_bf16, batches for
-80 GB) and model FLOPs utilisation; a CPU gets small batches, for about an hour on two cores. Memory is what a training takes beside
-the imported packages: on a GPU the peak of what was allocated, on a CPU (Linux) the peak of the process's own pages.
+80 GB) and model FLOPs utilisation; a CPU gets small batches, for about an hour on two cores. Memory is what a training
+takes beside the imported packages: on a GPU the peak of what was allocated, on a CPU (Linux) the peak of the process's
+own pages.
 """
 
 from __future__ import annotations
