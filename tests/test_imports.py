@@ -31,7 +31,7 @@ ROOMS = [
     ['convert', 'export'],
     ['studies'],
     ['report'],
-    ['cli'],
+    ['cli', 'public'],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # What reads run folders only must start without torch, so it may import nothing that needs it.

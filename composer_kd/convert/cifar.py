@@ -63,6 +63,11 @@ def convert_cifar(
     Raises:
         FileNotFoundError: If there are no such files.
         ValueError: If ``classes`` is neither 10 nor 100, a file is damaged, or ``out`` holds something else.
+
+    Example:
+        >>> convert_cifar(Path('.'), Path('out'), classes=20)
+        Traceback (most recent call last):
+        ValueError: classes: expected 10 or 100, got 20.
     """
     if classes not in FOLDERS:
         raise ValueError(f'classes: expected 10 or 100, got {classes}.')

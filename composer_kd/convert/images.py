@@ -92,6 +92,15 @@ def convert_images(
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If it holds no pictures, a file is none, or ``out/split`` holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / 'train' / 'cat').mkdir(parents=True)
+        ...     Image.new('RGB', (8, 8)).save(Path(folder) / 'train' / 'cat' / '1.png')
+        ...     convert_images(Path(folder), Path(folder) / 'out', progress=False).samples
+        1
     """
     source = ImageSource(Path(folder) / split, resize)
     return write_mds(

@@ -38,6 +38,11 @@ class Exported:
         tried: Those of them that loaded it here, with the outputs of the run's model.
         checkpoint: Where the weights come from.
         status: Of the run: ``finished``, ``unfinished``, or ``unknown`` without a record.
+
+    Example:
+        >>> made = Exported(Path('out'), 'digits_resnet', ('torch',), ('torch',), 'runs/a/checkpoints/ep1-ba9-rank0.pt', 'finished')
+        >>> made.tried == made.libraries
+        True
     """
 
     path: Path

@@ -21,6 +21,14 @@ def load_tokenizer(name_or_path: str) -> Any:
 
     Raises:
         ValueError: If there is no such folder and the hub gives none of that name.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / 'vocab.txt').write_text('\\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'one']))
+        ...     _ = (Path(folder) / 'tokenizer_config.json').write_text('{"tokenizer_class": "BertTokenizerFast"}')
+        ...     load_tokenizer(folder)('one one')['input_ids']
+        [2, 5, 5, 3]
     """
     from transformers import AutoTokenizer
 
@@ -40,6 +48,17 @@ def vocabulary_digest(tokenizer: Any) -> str:
     """SHA-256 of all words with their numbers, and of the special ones' part.
 
     Logits of two models can be compared word by word only where this is the same.
+
+    Example:
+        >>> from tokenizers import Tokenizer
+        >>> from tokenizers.models import WordLevel
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> one, other = (
+        ...     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token='?')))
+        ...     for words in ({'?': 0, 'a': 1, 'b': 2}, {'?': 0, 'b': 1, 'a': 2})
+        ... )
+        >>> vocabulary_digest(one) == vocabulary_digest(other)
+        False
     """
     said = {'words': sorted(tokenizer.get_vocab().items()), 'special': sorted(map(int, tokenizer.all_special_ids))}
     return hashlib.sha256(json.dumps(said, ensure_ascii=True).encode()).hexdigest()

@@ -135,7 +135,15 @@ class Memory(_Part):
 
 
 class Plan(_Part):
-    """What a recipe will do and cost, and every problem that can be foreseen without data and without training."""
+    """What a recipe will do and cost, and every problem that can be foreseen without data and without training.
+
+    Example:
+        >>> from composer_kd.plan import plan_recipe
+        >>> from composer_kd.recipes import load_recipe
+        >>> plan = plan_recipe(load_recipe('yamls/digits/baseline.yaml'), ranks=1)
+        >>> isinstance(plan, Plan), plan.stops, plan.run_name
+        (True, False, 'digits-baseline')
+    """
 
     run_name: str = Field(description='Of the recipe.')
     run_folder: str = Field(description='Where the run would be written.')

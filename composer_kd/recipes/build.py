@@ -104,6 +104,12 @@ def check_recipe(recipe: Recipe) -> Parts:
         ValueError: For anything the recipe asks for that is unknown, missing or refused, with its path.
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher.
+
+    Example:
+        >>> from composer_kd.recipes import load_recipe
+        >>> parts = check_recipe(load_recipe('yamls/digits/baseline.yaml'))
+        >>> sum(parameter.numel() for parameter in parts.model.parameters())
+        14362
     """
     check_data(recipe)
     check_extras(recipe)
@@ -169,6 +175,17 @@ def build_trainer(recipe: Recipe, callbacks: Sequence[Callback] = ()) -> Trainer
             be built, or a run folder that is another run's or in another process's hands.
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher.
+
+    Example:
+        >>> import tempfile
+        >>> from composer_kd.recipes import load_recipe
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     recipe = load_recipe('yamls/digits/baseline.yaml', [f'run_folder={folder}/a', 'max_duration=2ba'])
+        ...     trainer = build_trainer(recipe)
+        ...     trainer.fit()
+        ...     trainer.close()
+        >>> trainer.state.timestamp.batch
+        Time(2, TimeUnit.BATCH)
     """
     cap_threads()
     parts = check_recipe(recipe)
@@ -245,6 +262,14 @@ def train(recipe: Recipe, callbacks: Sequence[Callback] = ()) -> RunFolder:
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher.
         RuntimeError: If the run folder can no longer be written, as on a full disk.
+
+    Example:
+        >>> import tempfile
+        >>> from composer_kd.recipes import load_recipe
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     recipe = load_recipe('yamls/digits/baseline.yaml', [f'run_folder={folder}/a', 'max_duration=2ba'])
+        ...     train(recipe).read_record().batches
+        2
     """
     trainer = build_trainer(recipe, callbacks)
     try:

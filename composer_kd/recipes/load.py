@@ -34,6 +34,11 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         FileNotFoundError: For a missing file or base.
         ValueError: For a file that is no YAML mapping, bases in a circle, an override that cannot be applied, an
             interpolation that cannot be resolved, or a recipe that says what none may say; in one paragraph.
+
+    Example:
+        >>> recipe = load_recipe('yamls/digits/baseline.yaml', ['optimizer.lr=0.05', 'max_duration=2ep'])
+        >>> recipe.optimizer['lr'], recipe.max_duration
+        (0.05, '2ep')
     """
     said = read_layers(path)
     for text in overrides:

@@ -70,6 +70,13 @@ def train_main(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit status: 0, or 1 after an error in what the user gave, or 2 without a recipe.
+
+    Example:
+        >>> train_main(['--help']) == 0
+        usage: composer -n RANKS scripts/train.py RECIPE.yaml [key=value ...]
+        Trains as the recipe says; key=value replaces what it says (optimizer.lr=0.1), key=null takes it away.
+        'composer-kd validate RECIPE.yaml [key=value ...]' checks a recipe without training.
+        True
     """
     if not arguments or arguments[0] in ('-h', '--help'):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)

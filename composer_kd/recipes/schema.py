@@ -108,6 +108,11 @@ class Recipe(Strict):
         load_trusted: Whether ``load_path`` and checkpoints to resume from may hold more than tensors and plain values,
             which runs code of whoever made them. For files that you made yourself.
         save_folder: Default: the run folder's ``checkpoints/``, where a teacher is looked for.
+
+    Example:
+        >>> Recipe(run_name='a', model={'name': 'digits_resnet'}, train_data={'name': 'digits', 'batch_size': 8},
+        ...        optimizer={'name': 'adam'}, max_duration='1ep').seed
+        17
     """
 
     run_name: Name

@@ -47,7 +47,7 @@ def text_of(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class PlainTable:
-    """A table.
+    """A table of a report: printed, written as CSV, put on the page.
 
     Attributes:
         title: What it shows.

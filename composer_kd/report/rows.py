@@ -65,6 +65,11 @@ class Row:
         store_seconds: Seconds spent storing answers, and opening and finishing stores.
         stores: Bytes of its teachers' stores by path; ``None`` where not known.
         params: The tag ``params`` (JSON): the values that a search tried, by dotted key.
+
+    Example:
+        >>> row = Row(Path('runs/a'), 'a', 'baseline', '1ep', 17, True, {'test/Accuracy': 0.9}, {}, 0.0, 0.0, 0.0)
+        >>> row.distilled
+        False
     """
 
     folder: Path
@@ -185,6 +190,15 @@ def read_rows(
     Raises:
         FileNotFoundError: If a path does not exist.
         ValueError: If there is no run in a path or below it, or a record cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from composer_kd.runs import Record
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     RunFolder(f'{place}/a').write_record(Record(
+        ...         run_name='a', started_at='2024-01-01T00:00:00Z', updated_at='2024-01-01T00:00:00Z'))
+        ...     [(row.run_name, row.method, row.finished) for row in read_rows([place])]
+        [('a', 'baseline', False)]
     """
     rows: dict[Path, Row] = {}
     for given in paths:

@@ -45,6 +45,17 @@ def model_of_run(path: str) -> ComposerModel:
     Raises:
         FileNotFoundError: If there is no such folder or no checkpoint in it.
         ValueError: If the folder holds no run, or its weights do not fit its recipe.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folder = RunFolder(f'{place}/a')
+        ...     folder.write_recipe({'model': {'name': 'digits_resnet', 'width': 4}})
+        ...     folder.checkpoints.mkdir()
+        ...     torch.save(build_model({'name': 'digits_resnet', 'width': 4}).state_dict(),
+        ...                folder.checkpoints / 'ep1-ba9-rank0.pt')
+        ...     model_of_run(folder.path).training
+        False
     """
     folder = RunFolder(path)
     recipe = folder.read_recipe()
@@ -149,6 +160,13 @@ def build_teachers(
         FileNotFoundError: For a missing folder or checkpoint, or published weights that cannot be downloaded.
         ValueError: For weights that cannot be read or do not fit, a number of classes other than the student's,
             another digest than was asked for, or a teacher that shares parameters with the student.
+
+    Example:
+        >>> from composer_kd.models import build_model
+        >>> from composer_kd.teachers import parse_teachers
+        >>> student, other = (build_model({'name': 'digits_resnet', 'width': width}) for width in (4, 8))
+        >>> [teacher.name for teacher in build_teachers(parse_teachers({'module': other, 'name': 'wide'}), student)]
+        ['wide']
     """
     teachers: list[AnyTeacher] = []
     channels_last = _channels_last(student)

@@ -80,6 +80,11 @@ class StudySpec(Strict):
         keep: Checkpoints kept: ``all``, ``needed`` (what a later run may be taught by, also one that is yet to be
             added to the study; and the best), ``best`` (what the planned runs may be taught by, in the end the best).
         report: What its report says.
+
+    Example:
+        >>> spec = load_study('yamls/studies/quickstart.yaml')
+        >>> isinstance(spec, StudySpec), spec.name, list(spec.methods)[:2]
+        (True, 'quickstart', ['baseline', 'always on'])
     """
 
     name: Name
