@@ -40,7 +40,7 @@ class Exported:
         status: Of the run: ``finished``, ``unfinished``, or ``unknown`` without a record.
 
     Example:
-        >>> made = Exported(Path('out'), 'digits_resnet', ('torch',), ('torch',), 'runs/a/checkpoints/ep1-ba9-rank0.pt', 'finished')
+        >>> made = Exported(Path('out'), 'a digits_resnet', ('torch',), ('torch',), 'ep1-ba9-rank0.pt', 'finished')
         >>> made.tried == made.libraries
         True
     """

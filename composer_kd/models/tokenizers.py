@@ -11,7 +11,7 @@ from typing import Any
 
 @lru_cache(maxsize=8)
 def load_tokenizer(name_or_path: str) -> Any:
-    """A Hugging Face tokenizer.
+    r"""A Hugging Face tokenizer.
 
     Args:
         name_or_path: A folder that ``save_pretrained`` wrote, or a name on the Hugging Face hub.
@@ -25,7 +25,7 @@ def load_tokenizer(name_or_path: str) -> Any:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / 'vocab.txt').write_text('\\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'one']))
+        ...     _ = (Path(folder) / 'vocab.txt').write_text('[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\none')
         ...     _ = (Path(folder) / 'tokenizer_config.json').write_text('{"tokenizer_class": "BertTokenizerFast"}')
         ...     load_tokenizer(folder)('one one')['input_ids']
         [2, 5, 5, 3]
