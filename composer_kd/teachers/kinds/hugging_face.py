@@ -192,4 +192,17 @@ def _here(source: str, revision: str | None = None, subfolder: str = '', **_: An
     return isinstance(try_to_load_from_cache(source, name, revision=revision), str)
 
 
-TEACHERS.register('hf')(Kind(load_hugging_face, 'a folder or a name on the hub', _check, _here))
+def _architecture(
+    source: str, task: str | None = None, revision: str | None = None, subfolder: str = '', **_: Any,
+) -> nn.Module:
+    import transformers
+
+    config = _config(source, revision, subfolder, 'teacher')
+    kind = getattr(transformers, TASKS[task or _guessed(config, 'teacher')][0])
+    model: nn.Module = kind.from_config(config, trust_remote_code=False)
+    return model
+
+
+TEACHERS.register('hf')(
+    Kind(load_hugging_face, 'a folder or a name on the hub', _check, _here, architecture=_architecture),
+)

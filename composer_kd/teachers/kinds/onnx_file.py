@@ -63,8 +63,8 @@ class OnnxModel(OpaqueModel):
         missing = [name for name in self._inputs if not isinstance(inputs.get(name), Tensor)]
         if missing:
             raise ValueError(
-                f"an ONNX teacher asks for {', '.join(self._inputs)}, and a batch gives it no {missing[0]}. Its batches "
-                f"have {', '.join(named) or f'{len(given)} inputs'}; export it with the names that they have.",
+                f"an ONNX teacher asks for {', '.join(self._inputs)}, and a batch gives it no {missing[0]}. Its "
+                f"batches have {', '.join(named) or f'{len(given)} inputs'}; export it with the names that they have.",
             )
         device = next(iter(inputs.values())).device
         plain = {

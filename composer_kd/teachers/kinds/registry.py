@@ -34,6 +34,9 @@ class Kind:
         outputs: ``outputs(source, **settings)``: the number of classes, if that is known before the model is there.
         opaque: Whether the model is a program of which no layer can be looked at.
         source: What the source is in Python.
+        told: ``told(source, **settings)``: the source as it is recorded, where more than its name tells it apart.
+        architecture: ``architecture(source, **settings)``: the model without its weights on torch's default device,
+            for ``composer-kd plan``.
     """
 
     load: Callable[..., Any]
@@ -43,6 +46,8 @@ class Kind:
     outputs: Callable[..., int | None] | None = None
     opaque: bool = False
     source: type = str
+    told: Callable[..., str] | None = None
+    architecture: Callable[..., nn.Module] | None = None
 
     def settings(self) -> dict[str, inspect.Parameter]:
         """The parameters of ``load`` that an entry may set."""
@@ -98,7 +103,7 @@ def kinds_in(item: Mapping[str, Any]) -> list[str]:
 
     Example:
         >>> kinds_in({'run': 'runs/a', 'cache': 'stores/a', 'weight': 2})
-        ['cache', 'run']
+        ['run', 'cache']
     """
     names = TEACHERS.names()
     clash = sorted(RESERVED & set(names))
@@ -107,7 +112,7 @@ def kinds_in(item: Mapping[str, Any]) -> list[str]:
             f"teachers: a kind of teacher is registered as '{clash[0]}', which is a setting of all. Register it under "
             'another name.',
         )
-    return [name for name in names if name in item]
+    return [name for name in item if name in names]
 
 
 def live_kind(item: Mapping[str, Any]) -> str | None:

@@ -141,4 +141,11 @@ def _outputs(source: str, num_classes: int | None = None, **_: Any) -> int | Non
     return num_classes
 
 
-TEACHERS.register('timm')(Kind(load_timm, "timm's name of a model", _check, _here, _outputs))
+def _architecture(source: str, pretrained: bool | str = True, **settings: Any) -> nn.Module:
+    model: nn.Module = _timm('teacher').create_model(source, pretrained=False, **settings)
+    return model
+
+
+TEACHERS.register('timm')(
+    Kind(load_timm, "timm's name of a model", _check, _here, _outputs, architecture=_architecture),
+)
