@@ -281,7 +281,7 @@ def order_of(
         raise ValueError(
             f'{where}: the teacher has other classes than the student: of its {len(theirs)}, {len(left)} are not the '
             f"student's ({', '.join(left[:3])}), and of the student's {len(own)}, {len(strange)} are not its own. "
-            f'{told} Choose a teacher of the same classes; if they are the same under other names and in the same order, set '
-            'classes: ignore.',
+            f'{told} Choose a teacher of the same classes; if they are the same under other names and in the same '
+            'order, set classes: ignore.',
         )
     return [theirs.index(name) for name in own]
