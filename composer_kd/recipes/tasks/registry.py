@@ -16,8 +16,8 @@ DATA: Registry[Callable[..., Any]] = Registry('data', 'composer_kd.data')
 
 The loader's dataset may say what its labels need: ``num_classes`` (an int), and ``vocabulary`` (the digest of
 :func:`composer_kd.models.vocabulary_digest`). Both are held against the model's before training. Its ``traits``
-(:class:`composer_kd.models.Traits`) say how its images are normalised and what its classes are called, for teachers that
-were trained otherwise.
+(:class:`composer_kd.models.Traits`) say how its images are normalised and what its classes are called, for
+teachers that were trained otherwise.
 """
 
 
