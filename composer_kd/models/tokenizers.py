@@ -31,7 +31,7 @@ def load_tokenizer(name_or_path: str, revision: str | None = None, subfolder: st
         return AutoTokenizer.from_pretrained(
             name_or_path, revision=revision, subfolder=subfolder, trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         here = 'The folder holds none' if Path(name_or_path).is_dir() else 'There is no folder of that name'
         raise ValueError(
             f"tokenizer: expected a Hugging Face tokenizer's folder or its name on the hub, got {name_or_path!r}. "

@@ -156,7 +156,7 @@ def build_teachers(
         failed = None
         try:
             teachers.append(_build(spec, student, channels_last, input_key, target_key, logits_key, temperature))
-        except (FileNotFoundError, ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:  # what a user's own kind raises is theirs to choose
             failed = error
         raise_everywhere(failed)  # the others would wait for this rank at the next teacher
     live = [teacher for teacher in teachers if isinstance(teacher, Teacher)]

@@ -104,10 +104,10 @@ def load_weights(
     fits: list[tuple[int, int, int, torch.nn.Module, dict[str, Tensor]]] = []
     for depth, target in enumerate(_targets(model)):
         expected = set(target.state_dict())
-        for order, prefix in enumerate(_PREFIXES):
-            if prefix and not all(name.startswith(prefix) for name in weights):
+        for order, wrapped in enumerate(_PREFIXES):
+            if wrapped and not all(name.startswith(wrapped) for name in weights):
                 continue
-            renamed = {name[len(prefix):]: value for name, value in weights.items()}
+            renamed = {name[len(wrapped):]: value for name, value in weights.items()}
             wrong = len(expected ^ set(renamed))
             fits.append((wrong, depth, order, target, renamed))
     _, _, _, target, renamed = min(fits, key=lambda fit: fit[:3])

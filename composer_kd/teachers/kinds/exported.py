@@ -99,6 +99,10 @@ def load_exported(source: str, *, where: str = 'teacher') -> nn.Module:
     """
     with fetched(source) as path:
         try:
+            if _torchscript(path):
+                raise ValueError(
+                    'It is TorchScript, whose programs may write files; export the model with torch.export.save.',
+                )
             refuse_code(path)
             with safely():
                 program = torch.export.load(str(path))
@@ -109,10 +113,8 @@ def load_exported(source: str, *, where: str = 'teacher') -> nn.Module:
                     f'{where}.exported: {source} holds more than a program on tensors ({refused}) and was not loaded, '
                     'as that could run code of whoever made it. Export the model anew with torch.export.save.',
                 ) from error
-            kind = 'It is TorchScript, whose programs may write files; export the model with torch.export.save. ' if (
-                _torchscript(path)) else ''
             raise ValueError(
-                f'{where}.exported: {source} cannot be read as a program of torch.export. {kind}'
+                f'{where}.exported: {source} cannot be read as a program of torch.export. '
                 f'({told(error)[:300]})',
             ) from error
         return ExportedModel(program, f'{where}.exported')

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from composer_kd.models.outside import retried, told
+from composer_kd.models.outside import told
 from composer_kd.models.tokenizers import load_tokenizer, vocabulary_digest
 from composer_kd.models.traits import Traits, class_names
 from composer_kd.names import nearest
-from composer_kd.teachers.kinds.downloads import first_then_all
+from composer_kd.teachers.kinds.downloads import first_then_all, refused_in
 from composer_kd.teachers.kinds.registry import TEACHERS, Kind
-from composer_kd.teachers.safe import safely, why_refused
+from composer_kd.teachers.safe import safely
 
 TASKS = {
     'masked_lm': ('AutoModelForMaskedLM', ('ForMaskedLM', 'ForPreTraining')),
@@ -23,6 +23,8 @@ TASKS = {
     'image_classification': ('AutoModelForImageClassification', ('ForImageClassification',)),
 }
 """By the name of the task: transformers' class, and how the architectures end that were trained for it."""
+
+_NOT_THERE = ('no file named', 'does not appear to have a file')
 
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 
@@ -85,20 +87,25 @@ def load_hugging_face(
     kind = getattr(transformers, TASKS[chosen][0])
 
     def make() -> tuple[nn.Module, dict[str, Any]]:
-        with safely():
-            made: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
-                source, config=config, revision=revision, subfolder=subfolder, trust_remote_code=False,
-                use_safetensors=True if safetensors else None, output_loading_info=True,
-                torch_dtype='auto' if dtype == 'auto' else getattr(torch, dtype),
-            )
+        try:
+            with safely():
+                made: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
+                    source, config=config, revision=revision, subfolder=subfolder, trust_remote_code=False,
+                    use_safetensors=True if safetensors else None, output_loading_info=True,
+                    torch_dtype='auto' if dtype == 'auto' else getattr(torch, dtype),
+                )
+        except OSError as error:
+            if any(said in str(error) for said in _NOT_THERE):
+                raise FileNotFoundError(str(error)) from error  # another try cannot change it
+            raise
         return made
 
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # what it warns of is refused below
     try:
-        model, info = first_then_all(lambda: retried(make, source), not Path(source).is_dir())
+        model, info = first_then_all(make, source, not Path(source).is_dir())
     except Exception as error:  # what transformers raises is its to choose
-        refused = why_refused(error)
+        refused = refused_in(error)
         if refused is not None:
             raise ValueError(
                 f'{where}.hf: the weights of {source} hold more than tensors ({refused}) and were not loaded, as that '

@@ -152,14 +152,13 @@ def load_kind(kind: Kind, source: Any, settings: Mapping[str, Any], where: str, 
     """Load a teacher of a kind.
 
     Raises:
-        TypeError: If its function returns no ``nn.Module``.
-        ValueError: As the function raises it, and so are the others.
+        ValueError: If its function returns no ``nn.Module``; and whatever that raises.
     """
     asked = inspect.signature(kind.load).parameters
     given = {key: value for key, value in (('where', where), ('student', student)) if key in asked}
     module = kind.load(source, **settings, **given)
     if not isinstance(module, nn.Module):
-        raise TypeError(
+        raise ValueError(
             f'{where}: the function of this kind of teacher has to return an nn.Module, it returned '
             f'{type(module).__name__}.',
         )

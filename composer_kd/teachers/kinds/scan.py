@@ -23,6 +23,7 @@ _FUNCTIONS = re.compile(
 _FILES = re.compile(r'\.(from_file|save|load|_save|_load)\b')
 """Operations of ATen that read or write files."""
 
+_SYMBOL = re.compile(r"Symbol\('([A-Za-z]+\d+)'(?:, (?:positive|negative|nonnegative|integer|real|zero)=(?:True|False))*\)")
 _SIZE = re.compile(r'[\w\s+\-*/%()<>=!&|~,]*')
 _WORDS = re.compile(
     r'[A-Za-z]?\d+|[su]\d+|(zuf|zf|ps)\d+|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|ModularIndexing|Where|Pow|'
@@ -48,6 +49,7 @@ def _walk(value: Any, key: str = '') -> None:
 
 
 def _check_size(text: str) -> None:
+    text = _SYMBOL.sub(r'\1', text)
     words = re.findall(r'[A-Za-z_]\w*', text)
     if not _SIZE.fullmatch(text) or not all(_WORDS.fullmatch(word) for word in words):
         raise pickle.UnpicklingError(f'its sizes are {text[:80]!r}')

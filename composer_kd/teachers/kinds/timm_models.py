@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from composer_kd.models.outside import retried, told
+from composer_kd.models.outside import told
 from composer_kd.models.traits import Traits, class_names
 from composer_kd.names import nearest
 from composer_kd.teachers.fetch import is_remote
 from composer_kd.teachers.fitting import load_weights
-from composer_kd.teachers.kinds.downloads import first_then_all
+from composer_kd.teachers.kinds.downloads import first_then_all, refused_in
 from composer_kd.teachers.kinds.registry import TEACHERS, Kind
-from composer_kd.teachers.safe import safely, why_refused
+from composer_kd.teachers.safe import safely
 from composer_kd.teachers.weights import read_weights
 
 _HUB = ('hf-hub:', 'hf_hub:', 'local-dir:')
@@ -70,11 +70,11 @@ def load_timm(
         return made
 
     try:
-        model = first_then_all(lambda: retried(make, source), pretrained is True)
+        model = first_then_all(make, source, pretrained is True)
     except (TypeError, KeyError, AssertionError) as error:
         raise ValueError(f'{where}.timm: timm refuses {source} with {settings}: {told(error)}') from error
     except Exception as error:
-        refused = why_refused(error)
+        refused = refused_in(error)
         if refused is not None:
             raise ValueError(
                 f'{where}.timm: the published weights of {source} hold more than tensors ({refused}), so they were not '

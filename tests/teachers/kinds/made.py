@@ -35,10 +35,10 @@ class Pictures(nn.Module):
         return self.head(self.body(images).relu().mean((2, 3)))
 
 
-def student(classes: int = CLASSES, seed: int = 9, **traits) -> ComposerClassifier:
+def student(outputs: int = CLASSES, seed: int = 9, **traits) -> ComposerClassifier:
     from composer_kd.models import Traits
 
-    model = ComposerClassifier(Pictures(classes, seed), num_classes=classes)
+    model = ComposerClassifier(Pictures(outputs, seed), num_classes=outputs)
     if traits:
         model.traits = Traits(**traits)
     return model

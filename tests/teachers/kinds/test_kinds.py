@@ -94,7 +94,7 @@ def test_hugging_face_images(tmp_path):
     assert teacher.alignment.nothing, 'normalised alike, and the same classes: no operation in the step'
     images = made.batch()
     assert torch.equal(teacher.outputs(images), model(images[0]).logits.detach())
-    run = fit(Distillation({'hf': str(tmp_path)}), student)
+    run = fit(Distillation({'hf': str(tmp_path)}, check_batches=0), student)
     assert 'distillation' not in ' '.join(weights(run))
 
 
@@ -153,8 +153,8 @@ def test_programs_answer_as_their_model(kind, tmp_path):
         torch.testing.assert_close(teacher.outputs(images), model(images[0]).detach(), rtol=1e-5, atol=1e-6)
     getattr(made, kind)(tmp_path / 'other', made.Pictures(seed=1))
     assert one({kind: str(tmp_path / 'other')}).digest != teacher.digest == one({kind: str(file)}).digest
-    run = fit(Distillation({kind: str(file)}), made.student())
-    same = fit(Distillation(model, prepare='none'), made.student())
+    run = fit(Distillation({kind: str(file)}, check_batches=0), made.student())
+    same = fit(Distillation(model, prepare='none', check_batches=0), made.student())
     for name, value in weights(run).items():
         torch.testing.assert_close(value, weights(same)[name], rtol=1e-4, atol=1e-5)
 
@@ -201,7 +201,7 @@ def test_programs_that_could_run_code_are_refused(before, after, told, tmp_path)
     seen = []
 
     def change(text):
-        text = re.sub(r'"expr_str": "s\d+"', '"expr_str": "s0"', text)
+        text = re.sub(r'"expr_str": "[^"]*"', '"expr_str": "s0"', text)
         seen.append(before in text)
         return text.replace(before, after)
 
@@ -274,7 +274,7 @@ def test_a_kind_of_ones_own():
         with pytest.raises(ValueError, match="unknown key 'widht'. Did you mean 'width'"):
             parse_teachers({'linear_of_tests': 7, 'widht': 4})
         TEACHERS.register('broken_of_tests')(lambda source: 3)
-        with pytest.raises(TypeError, match='has to return an nn.Module, it returned int'):
+        with pytest.raises(ValueError, match='has to return an nn.Module, it returned int'):
             one({'broken_of_tests': 'x'})
         TEACHERS.register('weight')(Kind(linear))
         with pytest.raises(ValueError, match="registered as 'weight', which is a setting"):
