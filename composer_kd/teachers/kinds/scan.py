@@ -23,7 +23,9 @@ _FUNCTIONS = re.compile(
 _FILES = re.compile(r'\.(from_file|save|load|_save|_load)\b')
 """Operations of ATen that read or write files."""
 
-_SYMBOL = re.compile(r"Symbol\('([A-Za-z]+\d+)'(?:, (?:positive|negative|nonnegative|integer|real|zero)=(?:True|False))*\)")
+_SYMBOL = re.compile(
+    r"Symbol\('([A-Za-z]+\d+)'(?:, (?:positive|negative|nonnegative|integer|real|zero)=(?:True|False))*\)",
+)
 _SIZE = re.compile(r'[\w\s+\-*/%()<>=!&|~,]*')
 _WORDS = re.compile(
     r'[A-Za-z]?\d+|[su]\d+|(zuf|zf|ps)\d+|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|ModularIndexing|Where|Pow|'

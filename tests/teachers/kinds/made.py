@@ -73,7 +73,7 @@ def bert(folder: Path, vocab: int = 20, seed: int = 5, **kwargs) -> BertForMaske
     torch.manual_seed(seed)
     model = BertForMaskedLM(BertConfig(
         vocab_size=vocab, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-        max_position_embeddings=16,
+        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )).eval()
     model.save_pretrained(folder, **kwargs)
     return model
