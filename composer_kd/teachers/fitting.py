@@ -115,9 +115,9 @@ def load_weights(
     missing, unexpected = set(own) - set(renamed), set(renamed) - set(own)
     missing -= _tied(target, missing, set(renamed))
     if missing and unexpected and prefix is None:
-        part = _part_of(model, weights, where, source)
-        if part is not None:
-            load_weights(model, part, where, source, '')
+        own_part = _part_of(model, weights, where, source)
+        if own_part is not None:
+            load_weights(model, own_part, where, source, '')
             return
     if missing or unexpected:
         parts = [f'missing {len(missing)}: {_few(missing)}'] if missing else []

@@ -127,7 +127,7 @@ def load_hugging_face(
             f'{where}.hf: {source} lacks {len(missing) + len(shapes)} of the weights of {type(model).__name__}: {few}. '
             'A teacher must have been trained for this task: choose another, or set task to what it was trained for.',
         )
-    config.use_cache = model.config.use_cache = False  # keys and values of an answer that nobody continues
+    config.use_cache = False  # keys and values of an answer that nobody continues
     model.traits = _traits(model, chosen, source, revision, subfolder)  # type: ignore[assignment]
     if chosen != 'image_classification':
         words = _vocabulary(source, revision, subfolder)

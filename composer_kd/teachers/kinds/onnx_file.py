@@ -33,6 +33,8 @@ class OnnxModel(OpaqueModel):
         digest: SHA-256 of the file, hexadecimal.
     """
 
+    program: Tensor
+
     def __init__(self, session: Any, digest: str) -> None:
         super().__init__()
         self._session = session
