@@ -40,9 +40,9 @@ class Distillation(Algorithm):
             architecture after the other algorithms' surgery; with it, ``algorithms`` may name what rewrote it), another
             kind of :data:`composer_kd.teachers.TEACHERS` by name (``torchvision``, ``timm``, ``hf``, ``onnx``, ...), or
             ``{cache: PATH_OR_URI}`` (stored answers alone; see :mod:`composer_kd.answers`). A mapping may carry
-            ``name``, ``weight``, ``digest``, ``logits_key``, how it is made to fit (:class:`composer_kd.teachers.Align`),
-            ``prepare`` (in place of that of all) and ``cache: {path: ..., fill: true, format: ...}``: answers are read
-            where they are stored, and stored where they are not (``fill``; default false).
+            ``name``, ``weight``, ``digest``, ``logits_key``, how it is made to fit (``normalize``, ``resolution``,
+            ``classes``, ``vocabulary``), ``prepare`` (in place of that of all) and ``cache: {path: ..., fill: true}``:
+            answers are read where they are stored, and stored where they are not (``fill``; default false).
         loss: A name, ``{name: ..., **settings}``, or a function of (student_logits, teacher_logits). See
             :mod:`composer_kd.losses` for the names. Its ``temperature`` may follow a scheduler, as ``kd_loss_weight``.
         kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or
