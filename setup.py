@@ -42,7 +42,7 @@ extras = {
     # what make test and make lint need
     'test': [
         'pytest>=8', 'pytest-xdist>=3.7', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3',
-        'psycopg[binary]>=3.1', 'cmaes>=0.10', 'timm>=1.0.16',
+        'psycopg[binary]>=3.1', 'cmaes>=0.10', 'timm>=1.0.16', 'onnxruntime>=1.19,<2', 'onnx>=1.17',
         'playwright>=1.40',  # drives the Chromium of the machine; downloads none
     ],
     # a study's storage that several machines share; cmaes is Optuna's sampler of that name
@@ -50,6 +50,9 @@ extras = {
     'mysql': ['pymysql>=1'],
     'cmaes': ['cmaes>=0.10'],
     'dashboard': ['optuna-dashboard>=0.15'],
+    # teachers of timm, and of ONNX files
+    'timm': ['timm>=1.0.16'],
+    'onnx': ['onnxruntime>=1.19,<2'],
     # teachers in object stores; each is what Composer itself needs for that store
     's3': ['boto3>=1.21'],
     'gcs': ['mosaicml[gcs]>=0.32,<0.33'],

@@ -37,12 +37,12 @@ class Distillation(Algorithm):
         teachers: One teacher or a sequence of them. Each is an ``nn.Module`` (called on the batch's input), a
             ``ComposerModel`` (called on the batch, labels withheld), ``{run: FOLDER}`` (an earlier run; nothing else to
             say), ``{checkpoint: PATH_OR_URI, model: {name: ..., ...}}`` (without ``model``: the student's own
-            architecture after the other algorithms' surgery; with it, ``algorithms`` may name what rewrote it),
-            ``{torchvision: NAME, weights: NAME}`` (published weights by torchvision's names; default: the best),
-            ``{module: nn.Module}``, or ``{cache: PATH_OR_URI}`` (stored answers alone; see :mod:`composer_kd.answers`).
-            A mapping may carry ``name``, ``weight`` (default 1), ``digest``, ``logits_key``, and beside a teacher
-            ``prepare`` (in place of that of all) and ``cache: {path: ..., fill: true, format: ...}``: answers are read
-            where they are stored, and stored where they are not (``fill``; default false).
+            architecture after the other algorithms' surgery; with it, ``algorithms`` may name what rewrote it), another
+            kind of :data:`composer_kd.teachers.TEACHERS` by name (``torchvision``, ``timm``, ``hf``, ``onnx``, ...), or
+            ``{cache: PATH_OR_URI}`` (stored answers alone; see :mod:`composer_kd.answers`). A mapping may carry
+            ``name``, ``weight``, ``digest``, ``logits_key``, how it is made to fit (``normalize``, ``resolution``,
+            ``classes``, ``vocabulary``), ``prepare`` (in place of that of all) and ``cache: {path: ..., fill: true}``:
+            answers are read where they are stored, and stored where they are not (``fill``; default false).
         loss: A name, ``{name: ..., **settings}``, or a function of (student_logits, teacher_logits). See
             :mod:`composer_kd.losses` for the names. Its ``temperature`` may follow a scheduler, as ``kd_loss_weight``.
         kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or

@@ -109,6 +109,7 @@ class Teaching:
             self._refuse_changed(state)
         s = self._s
         student, labels, positions, samples = batches.rows_of(state.outputs, state.batch, s.logits_key, s.target_key)
+        student = self.pool.cut_student(student)
         self.sparse = positions is not None
         if look and labels is None and s.target_key is not None:
             raise ValueError(

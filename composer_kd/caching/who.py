@@ -13,7 +13,7 @@ from composer_kd.names import described, nearest
 from composer_kd.recipes.parts import check_component, told_at
 from composer_kd.recipes.schema import Recipe
 from composer_kd.settings import Settings
-from composer_kd.teachers import TeacherSpec, parse_teachers
+from composer_kd.teachers import TeacherSpec, live_kind, parse_teachers
 
 
 def _listed(settings: Mapping[str, Any] | None) -> list[Any]:
@@ -50,7 +50,7 @@ def _choose(items: list[Any], said: str | None) -> Any:
         item = next(one for one in items if isinstance(one, Mapping) and one.get('name') == said)
     if not isinstance(item, Mapping) or 'cache' not in item:
         return item
-    if 'cache' in item and not {'run', 'checkpoint', 'torchvision', 'module'} & set(item):
+    if live_kind(item) is None:
         raise ValueError(
             f"--teacher: '{item.get('name', 'teacher0')}' is a store itself ({described(item['cache'])}). Give the "
             "model whose answers are to be stored: --teacher '{run: FOLDER}'.",

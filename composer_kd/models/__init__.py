@@ -6,8 +6,9 @@ from composer_kd.models.resnet import torchvision_resnet
 from composer_kd.models.resnet_cifar import cifar_resnet
 from composer_kd.models.surgery import apply_surgery
 from composer_kd.models.tokenizers import load_tokenizer, vocabulary_digest
+from composer_kd.models.traits import Traits, traits_of
 
 __all__ = [
-    'MODELS', 'apply_surgery', 'bert_classifier', 'bert_masked_lm', 'build_model', 'cifar_resnet', 'digits_resnet',
-    'load_tokenizer', 'torchvision_resnet', 'vocabulary_digest',
+    'MODELS', 'Traits', 'apply_surgery', 'bert_classifier', 'bert_masked_lm', 'build_model', 'cifar_resnet',
+    'digits_resnet', 'load_tokenizer', 'torchvision_resnet', 'traits_of', 'vocabulary_digest',
 ]

@@ -10,11 +10,13 @@ from typing import Any
 
 
 @lru_cache(maxsize=8)
-def load_tokenizer(name_or_path: str) -> Any:
+def load_tokenizer(name_or_path: str, revision: str | None = None, subfolder: str = '') -> Any:
     r"""A Hugging Face tokenizer.
 
     Args:
         name_or_path: A folder that ``save_pretrained`` wrote, or a name on the Hugging Face hub.
+        revision: A branch, tag or commit on the hub.
+        subfolder: In which folder of that it lies.
 
     Returns:
         A ``PreTrainedTokenizerBase``, the same object each time it is asked for.
@@ -34,8 +36,10 @@ def load_tokenizer(name_or_path: str) -> Any:
 
     try:
         # no code that lies beside a tokenizer is run, and nobody is asked whether it should be
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoTokenizer.from_pretrained(
+            name_or_path, revision=revision, subfolder=subfolder, trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
         here = 'The folder holds none' if Path(name_or_path).is_dir() else 'There is no folder of that name'
         raise ValueError(
             f"tokenizer: expected a Hugging Face tokenizer's folder or its name on the hub, got {name_or_path!r}. "

@@ -12,19 +12,17 @@ from typing import Any
 import composer.algorithms
 import torch
 from composer.models import ComposerModel
-from torchvision.models import get_model
 
 from composer_kd.answers import Store
 from composer_kd.callbacks import untouched
 from composer_kd.components import ALGORITHMS
 from composer_kd.models import apply_surgery, build_model
-from composer_kd.models.published import classes_of
 from composer_kd.plan.neighbours import Neighbours
 from composer_kd.plan.result import Level
 from composer_kd.recipes import Recipe, check_recipe
 from composer_kd.recipes.parts import Parts, construct
 from composer_kd.runs import RunFolder
-from composer_kd.teachers import TeacherSpec, outputs_known, parse_teachers
+from composer_kd.teachers import TeacherSpec, kind_of, known_outputs, live_kind, outputs_known, parse_teachers
 
 WHERE = 'algorithms.distillation'
 
@@ -146,11 +144,11 @@ def build_teacher(
     where = f'{WHERE}.teachers[{index}]'
     name, weight = str(item.get('name') or f'teacher{index}'), float(item.get('weight', 1.0))
     if 'cache' in item:
-        if not {*item} & {'run', 'checkpoint', 'torchvision'}:
+        if live_kind(item) is None:
             return _stored(item, where, name, weight)
         alone = {key: value for key, value in item.items() if key != 'cache'}
         return replace(build_teacher(alone, index, recipe, student, neighbours), kept=_beside(item['cache'], where))
-    kind = next((kind for kind in ('run', 'checkpoint', 'torchvision') if kind in item), '')
+    kind = live_kind(item) or ''
     origin, missing, note, made_by = f'{kind}:{item.get(kind)}', '', '', ''
     spec: TeacherSpec | None = None
     try:
@@ -170,9 +168,8 @@ def build_teacher(
     said, algorithms = item.get('model'), item.get('algorithms') or {}
     try:
         with untouched(), torch.device('meta'):
-            if kind == 'torchvision' and spec is not None and spec.weights is not None:
-                model, classes = get_model(spec.source, weights=None), classes_of(spec.weights)
-                return Built(name, weight, origin, model, f'torchvision {spec.source}', None, classes, note)
+            if kind not in ('run', 'checkpoint') and spec is not None:
+                return _of_kind(spec, name, weight, note)
             if kind == 'run':
                 said, algorithms, made_by = _recipe_of_run(str(item['run']), neighbours)
             elif said is None:
@@ -183,9 +180,25 @@ def build_teacher(
         wrong = str(error).removeprefix(f'{where}.')
         return Built(name, weight, origin, said=in_words(said) if said else '', missing=missing, wrong=wrong)
     tokenizer = said.get('tokenizer') if isinstance(said, Mapping) else None
-    outputs = None if model is None else outputs_known(model)
+    outputs = None if model is None else _compared(spec, outputs_known(model))
     words = in_words(said) if said else ''
     return Built(name, weight, origin, model, words, tokenizer, outputs, note, made_by, missing)
+
+
+def _of_kind(spec: TeacherSpec, name: str, weight: float, note: str) -> Built:
+    """A teacher of another kind: its architecture, where its kind can make that alone."""
+    kind, words = kind_of(spec.kind), f'{spec.kind} {spec.source}'
+    outputs = known_outputs(spec)
+    if kind.architecture is None or (note and spec.kind == 'hf'):
+        return Built(name, weight, spec.origin, None, f'{words}, its cost not known before', None, outputs, note)
+    model = kind.architecture(spec.source, **spec.settings)
+    outputs = outputs_known(model) if outputs is None else outputs
+    return Built(name, weight, spec.origin, model, words, None, _compared(spec, outputs), note)
+
+
+def _compared(spec: TeacherSpec | None, outputs: int | None) -> int | None:
+    """How many outputs must be as many as the student's."""
+    return None if spec is not None and spec.align.vocabulary == 'shared' else outputs
 
 
 def _stored(item: Mapping[str, Any], where: str, name: str, weight: float) -> Built:

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import state_dict
 from composer_kd.names import split_named
 from composer_kd.recipes.errors import cannot_write, is_ours
 from composer_kd.recipes.extras import check_extras, make_extras, make_loggers
-from composer_kd.recipes.fits import check_fit
+from composer_kd.recipes.fits import check_fit, tell_traits
 from composer_kd.recipes.folder import ReleaseFolder, claim_folder, recipe_digest
 from composer_kd.recipes.mending import has_checkpoint, told_of_disk
 from composer_kd.recipes.nodes import SameBuffers, name_signal_files_by_node
@@ -143,6 +143,7 @@ def _build_data(recipe: Recipe, model: ComposerModel) -> tuple[Any, list[Evaluat
             DATA, name, settings, where, batch_size=size, seed=recipe.seed, train=where == 'train_data',
         )
     check_fit(model, built)
+    tell_traits(model, built['train_data'])
     evaluators = [
         Evaluator(
             label=label,

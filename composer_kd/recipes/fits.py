@@ -8,12 +8,26 @@ from typing import Any
 from composer.core import DataSpec
 from composer.models import ComposerModel
 
+from composer_kd.models import Traits
 from composer_kd.teachers import outputs_known
 
 
 def _places(model: ComposerModel) -> int | None:
     places = getattr(getattr(model, 'config', None), 'max_position_embeddings', None)
     return places if isinstance(places, int) else None
+
+
+def tell_traits(model: ComposerModel, data: Any) -> None:
+    """Tell a model what its data says of itself (``dataset.traits``), so that teachers can be made to fit.
+
+    Args:
+        model: The model; it gets ``traits``.
+        data: A loader or data spec.
+    """
+    dataset = getattr(data.dataloader if isinstance(data, DataSpec) else data, 'dataset', None)
+    said = getattr(dataset, 'traits', None)
+    if isinstance(said, Traits):
+        model.traits = said  # type: ignore[assignment]
 
 
 def check_fit(model: ComposerModel, data: Mapping[str, Any]) -> None:

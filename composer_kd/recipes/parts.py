@@ -18,12 +18,13 @@ from composer.utils import reproducibility
 from composer_kd.callbacks import RunRecorder
 from composer_kd.components import ALGORITHMS, CALLBACKS, OPTIMIZERS, SCHEDULERS
 from composer_kd.distillation import Distillation
-from composer_kd.models import MODELS, build_model
+from composer_kd.models import MODELS, Traits, build_model
 from composer_kd.names import Registry, check_settings, nearest
 from composer_kd.recipes.errors import is_ours
 from composer_kd.recipes.hints import check_types, hints_of
 from composer_kd.recipes.schema import Recipe
 from composer_kd.recipes.start import start
+from composer_kd.recipes.tasks.sees import traits_of_data
 from composer_kd.teachers.stores import refuse_changed_inputs
 
 ALGORITHMS.register('distillation')(Distillation)
@@ -149,6 +150,9 @@ def make_parts(recipe: Recipe, digest: str | None = None) -> Parts:
     """
     _check_own_teacher(recipe)
     model = _model(recipe)
+    seen = traits_of_data(recipe.train_data)
+    if seen != Traits():
+        model.traits = seen  # type: ignore[assignment]
     start(model, recipe)
     _check_metrics(recipe, model)
     settings = dict(recipe.optimizer)

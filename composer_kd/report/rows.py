@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,12 @@ _ENDED: dict[str, State] = {'pruned': 'pruned', 'failed': 'failed'}
 EARLIER = 'earlier run'
 """The method of runs that were made to teach others; they are no curve of their own."""
 
-_NO_RUNS = ('checkpoint:', 'torchvision:', 'module:', 'cache:')
+_ORIGIN = re.compile(r'(?!run:)[A-Za-z_]\w*:')
+"""What a teacher's origin begins with that is no run: its kind, which may be anybody's."""
+
+_SAID_OF_ALL = frozenset({'name', 'weight', 'digest', 'cache', 'logits_key', 'prepare', 'normalize', 'resolution',
+                          'classes', 'vocabulary'})
+"""Settings of a teacher's entry that name no kind."""
 
 # So many last parts of two paths are the same if one is a copy of the other: STUDY/runs/KEY.
 _SAME = 3
@@ -249,8 +255,8 @@ def _teachers(folder: Path, record: Record) -> tuple[tuple[Path, ...], tuple[str
     if record.kd is None and not record.teachers:
         return (), ()
     origins = [teacher.origin or f'module:{teacher.name}' for teacher in record.teachers] or _from_recipe(folder)
-    others = [origin for origin in origins if origin.startswith(_NO_RUNS)]
-    runs = [_found(Path(origin.removeprefix('run:')), folder) for origin in origins if not origin.startswith(_NO_RUNS)]
+    others = [origin for origin in origins if _ORIGIN.match(origin)]
+    runs = [_found(Path(origin.removeprefix('run:')), folder) for origin in origins if not _ORIGIN.match(origin)]
     return tuple(dict.fromkeys(runs)), tuple(dict.fromkeys(others))
 
 
@@ -261,10 +267,17 @@ def _from_recipe(folder: Path) -> list[str]:
         given = recipe['algorithms']['distillation']['teachers']
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return []
-    kinds = ('run', 'checkpoint', 'torchvision', 'cache')
     items = [item for item in (given if isinstance(given, list) else [given]) if isinstance(item, dict)]
+    return [f'{kind}:{item[kind]}' for item in items if (kind := _kind(item))]
+
+
+def _kind(item: dict[str, Any]) -> str | None:
+    """The kind of a teacher's entry; what it cannot be taken for is left out."""
+    known = ('run', 'checkpoint', 'torchvision', 'timm', 'hf', 'onnx', 'exported')
+    others = (key for key in item if key not in _SAID_OF_ALL and isinstance(key, str))
+    found = next((kind for kind in known if kind in item), None) or next(others, None)
     # a teacher with a store beside it is no less a run
-    return [next(f'{kind}:{item[kind]}' for kind in kinds if kind in item) for item in items if {*kinds} & {*item}]
+    return found or ('cache' if 'cache' in item else None)
 
 
 def _found(teacher: Path, folder: Path) -> Path:

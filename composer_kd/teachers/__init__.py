@@ -1,6 +1,8 @@
 """A frozen model and how it is loaded, run and looked at."""
 
-from composer_kd.teachers.build import AnyTeacher, build_teachers, look_at_teachers, model_of_run
+from composer_kd.teachers.aligning import Align, Alignment
+from composer_kd.teachers.build import AnyTeacher, build_teachers, known_outputs, look_at_teachers
+from composer_kd.teachers.kinds import TEACHERS, Kind, kind_of, kinds_in, live_kind, model_of_run
 from composer_kd.teachers.look import Look
 from composer_kd.teachers.placement import AUTO_SHARE, PLACEMENTS, settle
 from composer_kd.teachers.pool import Pool
@@ -12,7 +14,11 @@ from composer_kd.teachers.weights import digest_of, read_weights
 __all__ = [
     'AUTO_SHARE',
     'PLACEMENTS',
+    'TEACHERS',
+    'Align',
+    'Alignment',
     'AnyTeacher',
+    'Kind',
     'Look',
     'Pool',
     'Prepare',
@@ -20,6 +26,10 @@ __all__ = [
     'TeacherSpec',
     'build_teachers',
     'digest_of',
+    'kind_of',
+    'kinds_in',
+    'known_outputs',
+    'live_kind',
     'look_at_teachers',
     'model_of_run',
     'outputs_known',

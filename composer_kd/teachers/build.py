@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from composer.models import ComposerModel
 
 from composer_kd.batches import Key, LogitsKey
-from composer_kd.models import build_model
 from composer_kd.models.outside import raise_everywhere
-from composer_kd.models.published import classes_of, load_published
-from composer_kd.models.surgery import apply_surgery
-from composer_kd.runs import RunFolder
-from composer_kd.teachers.fitting import load_weights
-from composer_kd.teachers.preparing import AUTO, refuse_impossible, with_resolution
+from composer_kd.models.traits import traits_of
+from composer_kd.teachers.aligning import Alignment, align
+from composer_kd.teachers.kinds import is_opaque, kind_of, load_kind
+from composer_kd.teachers.preparing import AUTO, prepare_opaque, refuse_impossible, with_resolution
 from composer_kd.teachers.specs import TeacherSpec
 from composer_kd.teachers.stored import StoredTeacher, keeper_for, stored_teacher
 from composer_kd.teachers.teacher import (
@@ -26,80 +23,64 @@ from composer_kd.teachers.teacher import (
     refuse_another_vocabulary,
     refuse_shared_parameters,
 )
-from composer_kd.teachers.weights import read_weights
 
 log = logging.getLogger(__name__)
 
 AnyTeacher = Teacher | StoredTeacher
 
-
-def model_of_run(path: str) -> ComposerModel:
-    """The model of an earlier run: its architecture, rewritten as its algorithms rewrote it, with its latest weights.
-
-    Args:
-        path: The run folder.
-
-    Returns:
-        The model on the CPU, in eval mode. It evaluates to the quality the run recorded at its latest checkpoint.
-
-    Raises:
-        FileNotFoundError: If there is no such folder or no checkpoint in it.
-        ValueError: If the folder holds no run, or its weights do not fit its recipe.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as place:
-        ...     folder = RunFolder(f'{place}/a')
-        ...     folder.write_recipe({'model': {'name': 'digits_resnet', 'width': 4}})
-        ...     folder.checkpoints.mkdir()
-        ...     torch.save(build_model({'name': 'digits_resnet', 'width': 4}).state_dict(),
-        ...                folder.checkpoints / 'ep1-ba9-rank0.pt')
-        ...     model_of_run(folder.path).training
-        False
-    """
-    folder = RunFolder(path)
-    recipe = folder.read_recipe()
-    if not isinstance(recipe.get('model'), Mapping):
-        raise ValueError(f'{folder.recipe_path} names no model, so the architecture of this run is not known.')
-    # What a run started from need not be downloaded to be overwritten.
-    said = recipe['model']
-    architecture = {key: said[key] for key in said if (said.get('name'), key) != ('resnet', 'weights')}
-    model = apply_surgery(build_model(architecture, f'{folder.recipe_path}: model'), recipe.get('algorithms') or {})
-    checkpoint = str(folder.latest_checkpoint())
-    load_weights(model, read_weights(checkpoint), f'run {path}', checkpoint)
-    try:
-        if folder.read_record().status != 'finished':
-            log.warning('The run in %s did not finish; its latest checkpoint (%s) is taken.', path, checkpoint)
-    except (FileNotFoundError, ValueError) as error:
-        log.warning('The run in %s has no readable record; its checkpoint %s is taken. (%s)', path, checkpoint, error)
-    return model.eval()
+_WORDS, _PADDING = 1000, 2048
+"""More outputs than this are words, and so many more or fewer may be padding."""
 
 
-def _module_for(spec: TeacherSpec, student: ComposerModel, where: str) -> torch.nn.Module:
-    if spec.kind == 'module':
-        assert isinstance(spec.source, torch.nn.Module)
-        return spec.source
+class _Words(NamedTuple):
+    name: str
+    origin: str
+    vocabulary: str | None
+
+
+
+def _module_for(spec: TeacherSpec, student: ComposerModel) -> torch.nn.Module:
     # Building a model draws its initial weights; the training's generators must not notice.
     with torch.random.fork_rng(devices=[]):
-        if spec.kind == 'run':
-            return model_of_run(spec.source)
-        if spec.weights is not None:
-            return load_published(spec.source, spec.weights, where)
-        if spec.model is None:
-            module: torch.nn.Module = copy.deepcopy(student)
-        else:
-            module = apply_surgery(build_model(spec.model, f'{where}.model'), spec.algorithms)
-        load_weights(module, read_weights(spec.source), where, spec.source)
-    return module
+        return load_kind(kind_of(spec.kind), spec.source, spec.settings, spec.where, student)
 
 
 def _same_outputs(student: ComposerModel, theirs: int | None, spec: TeacherSpec) -> None:
     own = outputs_known(student)
-    if own is not None and theirs is not None and own != theirs:
-        raise ValueError(
-            f'{spec.where} ({spec.origin}) has {theirs} outputs and the student {own}. Distillation on logits needs '
-            'the same classes or vocabulary in the same order: choose a teacher made for this task.',
-        )
+    if own is None or theirs is None or own == theirs or spec.align.vocabulary == 'shared':
+        return
+    padded = min(own, theirs) > _WORDS and abs(own - theirs) < _PADDING
+    hint = (
+        " If both have the same tokenizer and one's vocabulary is padded, set vocabulary: shared." if padded else ''
+    )
+    raise ValueError(
+        f'{spec.where} ({spec.origin}) has {theirs} outputs and the student {own}. Distillation on logits needs '
+        f'the same classes or vocabulary in the same order: choose a teacher made for this task.{hint}',
+    )
+
+
+def known_outputs(spec: TeacherSpec) -> int | None:
+    """The number of a teacher's classes where that is known before it is loaded."""
+    outputs = kind_of(spec.kind).outputs
+    return None if outputs is None else outputs(spec.source, **spec.settings)
+
+
+def _aligned(spec: TeacherSpec, module: torch.nn.Module, student: ComposerModel) -> Alignment:
+    types = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    short = next(iter(types)) if len(types) == 1 and types != {torch.float32} and spec.kind != 'module' else None
+    found = align(spec.align, traits_of(module), traits_of(student), f'{spec.where} ({spec.origin})', short)
+    if spec.align.vocabulary == 'shared':
+        own, theirs = outputs_known(student), outputs_known(module)
+        if own is None or theirs is None:
+            raise ValueError(
+                f"{spec.where}.vocabulary: 'shared', and how many logits the {'student' if own is None else 'teacher'} "
+                'gives is not known from its model. Give that model its num_classes.',
+            )
+        refuse_another_vocabulary(student, [_Words(spec.name, spec.origin, getattr(module, 'vocabulary', None))])
+        found.shared = min(own, theirs)
+    if found.told:
+        log.info("Teacher '%s' is made to fit the student: %s.", spec.name, found.told[:500])
+    return found
 
 
 def _channels_last(model: torch.nn.Module) -> bool:
@@ -116,19 +97,27 @@ def _build(
 ) -> AnyTeacher:
     if spec.kind == 'cache':
         return stored_teacher(spec, outputs_known(student))
-    if spec.weights is not None:  # known before anything is downloaded
-        _same_outputs(student, classes_of(spec.weights), spec)
-    module = _module_for(spec, student, spec.where)
+    _same_outputs(student, known_outputs(spec), spec)  # known before anything is downloaded
+    module = _module_for(spec, student)
     _same_outputs(student, outputs_known(module), spec)
     if channels_last and spec.kind != 'module':  # a copy of the inputs for every convolution otherwise
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     key: Any = logits_key if spec.logits_key is None else spec.logits_key
     prepare = AUTO if spec.prepare is None else spec.prepare
+    if prepare.digits is not None and spec.align.resolution is not None:
+        raise ValueError(
+            f'{spec.where}: resolution: {spec.align.resolution} says on which images the teacher was trained, and '
+            f'prepare.resolution: {prepare.digits} that it is to see smaller ones. Give one.',
+        )
+    if is_opaque(module):
+        prepare = prepare_opaque(prepare, spec.where)
     refuse_impossible(module, prepare, spec.where)
+    aligned = _aligned(spec, module, student)
     teacher = Teacher(
         module, spec.name, spec.weight, spec.origin, input_key, target_key, key, spec.kind == 'module', prepare,
+        aligned,
     )
-    digests = teacher.digest, with_resolution(teacher.digest, prepare.digits)
+    digests = teacher.digest, with_resolution(aligned.digest(teacher.digest), prepare.digits)
     if spec.digest is not None and not any(digest.startswith(spec.digest) for digest in digests):
         raise ValueError(
             f'{spec.where}.digest: {spec.origin} was to have the digest {spec.digest}, and has {teacher.digest[:16]}: '
@@ -137,7 +126,7 @@ def _build(
     teacher.digest = digests[1]
     if spec.cache is not None:
         known = outputs_known(module)
-        known = outputs_known(student) if known is None else known
+        known = aligned.shared or (outputs_known(student) if known is None else known)
         teacher.keep(keeper_for(spec, teacher.origin, teacher.digest, known, temperature))
     return teacher
 
@@ -174,7 +163,7 @@ def build_teachers(
         failed = None
         try:
             teachers.append(_build(spec, student, channels_last, input_key, target_key, logits_key, temperature))
-        except (FileNotFoundError, ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:  # what a user's own kind raises is theirs to choose
             failed = error
         raise_everywhere(failed)  # the others would wait for this rank at the next teacher
     live = [teacher for teacher in teachers if isinstance(teacher, Teacher)]
@@ -228,7 +217,7 @@ def look_at_teachers(
         fits(teachers)
     found = {teacher.name: f'fits, digest {teacher.digest[:16]}{_kept(teacher)}' for teacher in teachers}
     for spec in specs:
-        if spec.weights is not None and not spec.here:
-            _same_outputs(student, classes_of(spec.weights), spec)
+        if known_outputs(spec) is not None and not spec.here:
+            _same_outputs(student, known_outputs(spec), spec)
             found[spec.name] = 'not on this machine: downloaded at the start'
     return {spec.name: found.get(spec.name, 'not on this machine, not looked at') for spec in specs}

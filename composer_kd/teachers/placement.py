@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from composer_kd.teachers.kinds.opaque import is_opaque
+
 log = logging.getLogger(__name__)
 
 PLACEMENTS = ('auto', 'replicated', 'sharded', 'host')
@@ -79,10 +81,20 @@ def choose_placements(asked: str, teachers: Sequence[Any], state: State, by_rank
     dist.broadcast_object_list(room)  # memory may differ from node to node
     shardable = [obstacle is None for obstacle in obstacles]
     sizes = [size_of(teacher.module) for teacher in teachers]
-    return settle(asked, sizes, room[0], dist.get_world_size(), state.device.name == 'gpu', shardable)
+    opaque = [is_opaque(teacher.module) for teacher in teachers]
+    for teacher, program in zip(teachers, opaque, strict=True):
+        if program and asked == 'host':
+            raise ValueError(
+                f"placement: teacher '{teacher.name}' is a program, whose layers cannot be brought one by one from the "
+                "'host'. Use 'replicated' or 'auto'.",
+            )
+    chosen = settle(asked, sizes, room[0], dist.get_world_size(), state.device.name == 'gpu', shardable)
+    return ['replicated' if program else one for one, program in zip(chosen, opaque, strict=True)]
 
 
 def _why_not_this(module: torch.nn.Module) -> str | None:
+    if is_opaque(module):
+        return 'it is a program, whose weights cannot be laid in parts'
     if any(parameter.dim() == 0 for parameter in module.parameters()):
         return 'it has parameters without a dimension, which FSDP2 cannot split'
     if len({parameter.dtype for parameter in module.parameters()}) > 1:

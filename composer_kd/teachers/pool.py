@@ -45,6 +45,7 @@ class Pool:
 
     Attributes:
         teachers: The teachers, once they are loaded. Those that this rank never asks are released.
+        shared: To how many logits everybody's are cut, as the vocabulary of one ends there; ``None`` for all.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Pool:
         ignore_index: int = -100,
     ) -> None:
         self.teachers: list[AnyTeacher] = []
+        self.shared: int | None = None
         self._specs, self._placement, self._size = specs, placement, microbatch_size
         self._keys = (input_key, target_key, logits_key)
         self._temperature = temperature
@@ -89,6 +91,7 @@ class Pool:
             else:
                 teacher.release()
         self.teachers = teachers
+        self.shared = shared_by(teachers)
         keepers = {i: teacher.keeper for i, teacher in enumerate(teachers) if teacher.keeper is not None}
         self.stores.take(
             {i: keeper for i, keeper in keepers.items() if i in held}, mine, bool(keepers),
@@ -188,7 +191,15 @@ class Pool:
                     self._repeat(teacher, parts[-1], self._lockstep.due(self._size))
         self.stores.next_microbatch(batch)
         self._ahead.next_microbatch(batch)
-        return answers
+        return {i: self._cut(answer) for i, answer in answers.items()}
+
+    def cut_student(self, logits: Tensor) -> Tensor:
+        """A student's logits, of the words that it shares with its teachers: the softmax is one over these alone."""
+        return logits if self.shared is None else logits[..., :self.shared]
+
+    def _cut(self, answer: Answer) -> Answer:
+        # answers in few classes are of these words already
+        return self.cut_student(answer) if isinstance(answer, Tensor) else answer
 
     def _whole(self, teacher: Teacher, batch: Any, positions: Tensor | None) -> Tensor:
         """A live teacher's logits for samples whose answers are not stored."""
@@ -225,6 +236,25 @@ class Pool:
         self._ahead.close_batch()
         for teacher in self.teachers:
             teacher.release()
+
+
+def shared_by(teachers: Sequence[AnyTeacher]) -> int | None:
+    """To how many logits all are cut, so that several answers can be averaged.
+
+    Raises:
+        ValueError: If stored answers are of more words and not all there.
+    """
+    known = [teacher.shared for teacher in teachers if teacher.shared is not None]
+    least = min(known) if known else None
+    for teacher in teachers:
+        form = None if teacher.keeper is None else teacher.keeper.form
+        if least is not None and form is not None and form.name != 'dense' and form.classes > least:
+            raise ValueError(
+                f"vocabulary: the logits of all are cut to the {least} words that student and teachers share, and the "
+                f"stored answers of teacher '{teacher.name}' ({form.describe()}) are of {form.classes}. Store them as "
+                'dense.',
+            )
+    return least
 
 
 class _Lockstep:

@@ -37,6 +37,8 @@ class StoredTeacher:
         self.origin = f"{spec.origin} ({manifest.teacher.get('origin', 'unknown')})"
         self.digest = with_format(str(manifest.teacher.get('digest', '')), manifest.format)
         self.vocabulary = manifest.view.get('vocabulary')
+        self.opaque = True
+        self.shared: int | None = None
         self._released = False
 
     @property
@@ -101,9 +103,33 @@ def stored_teacher(spec: TeacherSpec, classes: int | None) -> StoredTeacher:
     else:
         store = Store.open(path, where)
         manifest = store.manifest
-    _check(spec, where, path, manifest, classes)
+    shares = spec.align.vocabulary == 'shared'
+    _check(spec, where, path, manifest, None if shares else classes)
     keeper = Keeper(where, path, store, False, manifest.format, manifest.teacher)
-    return StoredTeacher(spec, keeper, manifest)
+    teacher = StoredTeacher(spec, keeper, manifest)
+    if shares:
+        teacher.shared = _shared(where, manifest.format, classes)
+    return teacher
+
+
+def _shared(where: str, form: Format, classes: int | None) -> int:
+    """How many logits stored answers and the student's have in common.
+
+    Raises:
+        ValueError: If that is not known, or the answers are of more words than the student has and not all there.
+    """
+    if classes is None:
+        raise ValueError(
+            f"{where}: vocabulary: 'shared', and how many logits the student gives is not known from its model. Give "
+            'that model its num_classes.',
+        )
+    if form.classes > classes and form.name != 'dense':
+        raise ValueError(
+            f"{where}: vocabulary: 'shared' cuts the answers to {classes} of {form.classes} words, and those stored as "
+            f"'{form.describe()}' cannot be cut. Store them as dense, or beside the teacher itself, which cuts them "
+            'before.',
+        )
+    return min(form.classes, classes)
 
 
 def _check(spec: TeacherSpec, where: str, path: str, manifest: Manifest, classes: int | None) -> None:

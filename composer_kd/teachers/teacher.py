@@ -23,7 +23,9 @@ from composer_kd.batches import (
     target_of,
     without_target,
 )
+from composer_kd.teachers.aligning import Alignment
 from composer_kd.teachers.keeper import Keeper
+from composer_kd.teachers.kinds import is_opaque
 from composer_kd.teachers.placement import bring_when_used, shard
 from composer_kd.teachers.preparing import Prepare, Prepared, choose_steps, read_prepare, tolerance_of
 from composer_kd.teachers.stored import with_format
@@ -46,6 +48,10 @@ class Teacher:
         logits_key: Where the model's outputs hold the logits; ``None`` for the usual place.
         borrowed: Whether the module is the user's own object, to be put back on its device afterwards.
         prepare: How it is prepared for inference once it is placed.
+        alignment: How its inputs and answers are made to fit the student's.
+
+    Attributes:
+        opaque: Whether it is a program, of which no layer can be looked at.
 
     Example:
         >>> teacher = Teacher(torch.nn.Linear(4, 3), 'linear', origin='module:Linear')
@@ -56,12 +62,15 @@ class Teacher:
     def __init__(
         self, module: torch.nn.Module, name: str, weight: float = 1.0, origin: str = 'module', input_key: Key = None,
         target_key: Key = None, logits_key: LogitsKey = None, borrowed: bool = False, prepare: Prepare | None = None,
+        alignment: Alignment | None = None,
     ) -> None:
         self.name = name
         self.weight = weight
         self.origin = origin
         self.prepare = read_prepare('none') if prepare is None else prepare
         self.digest = digest_of(module)
+        self.opaque = is_opaque(module)
+        self.alignment = Alignment() if alignment is None else alignment
         self.placement = 'replicated'
         self.keeper: Keeper | None = None
         self.prepared: Prepared | None = None
@@ -100,6 +109,11 @@ class Teacher:
     def vocabulary(self) -> Any:
         """The digest of its words and their numbers, where its model says it."""
         return getattr(self.module, 'vocabulary', None)
+
+    @property
+    def shared(self) -> int | None:
+        """To how many logits the student's are cut, too; ``None`` for all."""
+        return self.alignment.shared
 
     @property
     def released(self) -> bool:
@@ -186,6 +200,7 @@ class Teacher:
     def _ask(self, module: torch.nn.Module, batch: Any, positions: Tensor | None) -> Tensor:
         if positions is not None and isinstance(batch, Mapping):
             batch = {**batch, POSITIONS: positions}
+        batch = self.alignment.inputs(batch)
         if module.training:  # someone else may hold this module too
             module.eval()
         with torch.no_grad():
@@ -193,7 +208,8 @@ class Teacher:
                 found = module(batch)
             else:
                 found = call_module(module, batch, self._input_key, self._target_key)
-        logits: Tensor = at_positions(find_logits(found, self._logits_key, f"teacher '{self.name}'"), positions, 3)
+        answers = self.alignment.answers(find_logits(found, self._logits_key, f"teacher '{self.name}'"))
+        logits: Tensor = at_positions(answers, positions, 3)
         return logits
 
     def flops(self, batch: Any, positions: Tensor | None = None) -> float:
@@ -202,6 +218,8 @@ class Teacher:
             answer: Tensor = self._answer(batch, positions, check=False) if self.prepared is None else (
                 self.prepared.flops_of(lambda: self._answer(batch, positions, check=False))
             )
+        if self.opaque and not counter.get_total_flops():
+            raise RuntimeError(f"the FLOPs of teacher '{self.name}' cannot be counted: it runs outside of torch")
         samples = len(answer)
         if positions is not None:
             samples = next(len(value) for value in batch.values() if isinstance(value, Tensor))
@@ -244,9 +262,12 @@ def outputs_known(model: torch.nn.Module) -> int | None:
     inner = getattr(model, 'model', model)
     config = getattr(inner, 'config', None)
     kinds = [kind.__name__ for kind in type(inner).__mro__]
-    if config is not None and any(kind.endswith('ForSequenceClassification') for kind in kinds):
+    if config is not None and any(
+        kind.endswith(('ForSequenceClassification', 'ForImageClassification')) for kind in kinds
+    ):
         return int(config.num_labels)
-    if config is not None and any(kind.endswith(('ForMaskedLM', 'ForCausalLM', 'LMHeadModel')) for kind in kinds):
+    words = ('ForMaskedLM', 'ForPreTraining', 'ForCausalLM', 'LMHeadModel')
+    if config is not None and any(kind.endswith(words) for kind in kinds):
         return int(config.vocab_size)
     return None
 

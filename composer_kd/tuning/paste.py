@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from composer_kd.recipes.tasks import DATA
+from composer_kd.teachers import live_kind
 from composer_kd.tuning.choices import Choice
 from composer_kd.tuning.subject import Subject
 
@@ -67,8 +68,7 @@ def store_of(subject: Subject, teacher: str) -> str:
 
 
 def _live(item: Mapping[str, Any]) -> dict[str, Any]:
-    alone = not {'run', 'checkpoint', 'torchvision'} & set(item)
-    return dict(item) if alone else {key: value for key, value in item.items() if key != 'cache'}
+    return dict(item) if live_kind(item) is None else {key: value for key, value in item.items() if key != 'cache'}
 
 
 def _stored(item: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from composer_kd.plan.make import course_of
 from composer_kd.plan.neighbours import Neighbours
 from composer_kd.plan.reading import read_sources
 from composer_kd.recipes import Recipe, check_recipe
+from composer_kd.teachers import live_kind
 from composer_kd.tuning.steps import quiet, share_of
 
 WHERE = 'algorithms.distillation'
@@ -121,7 +122,7 @@ def read_subject(recipe: Recipe, teachers: Sequence[str] = (), ranks: int = 1) -
     named = {str(item.get('name') or f'teacher{i}'): dict(item) for i, item in enumerate(items)}
     live = {
         name: {**{key: value for key, value in item.items() if key != 'cache'}, 'name': name}
-        for name, item in named.items() if {'run', 'checkpoint', 'torchvision'} & set(item)
+        for name, item in named.items() if live_kind(item) is not None
     }
     stored = {name: {**read, 'name': name} for name, item in named.items() if (read := _stored(item)) is not None}
     with quiet():
@@ -133,7 +134,7 @@ def read_subject(recipe: Recipe, teachers: Sequence[str] = (), ranks: int = 1) -
 def _stored(item: Mapping[str, Any]) -> dict[str, Any] | None:
     """The teacher as its answers are read, where there are some; nothing is written to its store."""
     cache = item.get('cache')
-    if cache is None or not {'run', 'checkpoint', 'torchvision'} & set(item):
+    if cache is None or live_kind(item) is None:
         return None if cache is None else dict(item)
     cache = dict(cache) if isinstance(cache, Mapping) else {'path': cache}
     if not (Path(str(cache['path'])) / NAME).is_file():

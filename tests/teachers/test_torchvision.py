@@ -84,7 +84,7 @@ def test_names_and_origin(hub):
     first, second = parse_teachers([{'torchvision': 'resnet101'}, {**NAME, 'name': 'small', 'weight': 2}])
     assert (first.name, first.origin) == ('teacher0', 'torchvision:resnet101/IMAGENET1K_V2')
     assert (second.name, second.weight, second.origin) == ('small', 2, 'torchvision:shufflenet_v2_x0_5/IMAGENET1K_V1')
-    assert str(file_of(first.weights)) == str(hub / 'resnet101-cd907fc2.pth')
+    assert str(file_of(published_weights('resnet101'))) == str(hub / 'resnet101-cd907fc2.pth')
 
 
 def test_it_teaches_with_the_weights_of_the_file_and_is_left_alone(here):

@@ -15,7 +15,9 @@ DATA: Registry[Callable[..., Any]] = Registry('data', 'composer_kd.data')
 (the recipe's ``train_data``) or read in order, the same each time (an evaluator's).
 
 The loader's dataset may say what its labels need: ``num_classes`` (an int), and ``vocabulary`` (the digest of
-:func:`composer_kd.models.vocabulary_digest`). Both are held against the model's before training.
+:func:`composer_kd.models.vocabulary_digest`). Both are held against the model's before training. Its ``traits``
+(:class:`composer_kd.models.Traits`) say how its images are normalised and what its classes are called, for
+teachers that were trained otherwise.
 """
 
 

@@ -1,6 +1,6 @@
 """A teacher as an inference workload: prepared once, and checked to answer as it did."""
 
-from composer_kd.teachers.preparing.asked import AUTO, Prepare, read_prepare
+from composer_kd.teachers.preparing.asked import AUTO, Prepare, prepare_opaque, read_prepare
 from composer_kd.teachers.preparing.checking import agreement, relative_error
 from composer_kd.teachers.preparing.copies import sharing_copy
 from composer_kd.teachers.preparing.folding import find_pairs, fold
@@ -23,6 +23,7 @@ __all__ = [
     'choose_steps',
     'find_pairs',
     'fold',
+    'prepare_opaque',
     'read_prepare',
     'refuse_impossible',
     'relative_error',

@@ -116,6 +116,33 @@ def read_prepare(said: Any, where: str = 'prepare') -> Prepare:
     )
 
 
+def prepare_opaque(prepare: Prepare, where: str) -> Prepare:
+    """How a teacher that is a program is prepared: not at all, but for the size of its images.
+
+    Args:
+        prepare: What was asked for.
+        where: The teacher, for messages.
+
+    Raises:
+        ValueError: For a step that was asked for by name and changes a model.
+
+    Example:
+        >>> prepare_opaque(AUTO, 'teachers[0]').nothing
+        True
+    """
+    idle: dict[str, tuple[Any, ...]] = {
+        'precision': ('auto', 'run'), 'channels_last': ('auto', False), 'fold_batchnorm': ('auto', False),
+        'compile': (None,),
+    }
+    for name, values in idle.items():
+        if getattr(prepare, name) not in values:
+            raise ValueError(
+                f"{where}.prepare.{name}: this teacher is a program, of which nothing can be changed. Give it a "
+                'prepare of its own: prepare: auto.',
+            )
+    return Prepare('run', False, False, None, prepare.resolution, prepare.tolerance, nothing=prepare.resolution is None)
+
+
 def _choice(said: Any, where: str) -> Choice:
     if isinstance(said, bool) or said == 'auto':
         return said if isinstance(said, bool) else 'auto'
