@@ -11,7 +11,6 @@ import torch
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from composer.models import ComposerModel
-from torch import Tensor
 
 from composer_kd import joining
 from composer_kd.batches import Key, LogitsKey
@@ -21,6 +20,7 @@ from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
 from composer_kd.teachers import AnyTeacher, look_at_teachers
 from composer_kd.teaching import Teaching
+from composer_kd.term import Term
 
 
 class Distillation(Algorithm):
@@ -45,6 +45,10 @@ class Distillation(Algorithm):
             where they are stored, and stored where they are not (``fill``; default false).
         loss: A name, ``{name: ..., **settings}``, or a function of (student_logits, teacher_logits). See
             :mod:`composer_kd.losses` for the names. Its ``temperature`` may follow a scheduler, as ``kd_loss_weight``.
+            Default: ``'kl_divergence'``.
+        losses: In place of ``loss``, several: a list in which each may also have a ``weight`` (default 1; a number or a
+            scheduler), a ``start`` and an ``end`` within the window, and a ``label`` for its metric
+            ``loss/train/kd/LABEL`` (default: its name). The KD term is the weighted sum of those that are on.
         kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or
             ``{scheduler_name: settings}``.
         base_loss_weight: Weight of the model's own loss while distillation is on, 0 or more.
@@ -120,7 +124,8 @@ class Distillation(Algorithm):
     def __init__(
         self,
         teachers: torch.nn.Module | Mapping[str, Any] | Sequence[torch.nn.Module | Mapping[str, Any]],
-        loss: Any = 'kl_divergence',
+        loss: Any = None,
+        losses: Any = None,
         kd_loss_weight: Any = 0.9,
         base_loss_weight: float = 0.1,
         start: str = '0dur',
@@ -146,10 +151,10 @@ class Distillation(Algorithm):
         # Composer asks for it several times at every event, whatever its log's level
         self._text = f"Distillation({', '.join(f'{key}={value!r}' for key, value in self._s.plain.items())})"
         self._plan = Plan(self._s)
-        self._ledger = Ledger(*self._s.names)
+        self._ledger = Ledger(*self._s.names, self._s.labels)
         self._teaching = Teaching(self._s, self._ledger)
         self._done, self._now = False, Decision()
-        self._kd: Tensor | None = None
+        self._kd: Term | None = None
         self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
                           Event.BEFORE_BACKWARD: self._join}
         self._between = {Event.INIT: self._load, Event.FIT_START: self._fit_start, Event.BATCH_END: self._batch_end,
@@ -228,8 +233,9 @@ class Distillation(Algorithm):
 
     def _join(self, state: State) -> None:
         assert self._kd is not None
-        state.loss, base = joining.join(state.loss, self._kd, self._s.base_loss_weight, self._now.kd_loss_weight)
-        self._ledger.losses(self._kd, base, self._teaching.share.size(state.batch, self._s.target_key))
+        kd = self._kd.total
+        state.loss, base = joining.join(state.loss, kd, self._s.base_loss_weight, self._now.kd_loss_weight)
+        self._ledger.losses(kd, base, self._teaching.share.size(state.batch, self._s.target_key), self._kd.parts)
         self._kd = None
 
     def _batch_end(self, state: State, logger: Logger) -> None:

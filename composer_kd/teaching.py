@@ -18,8 +18,9 @@ from composer_kd.decision import Decision
 from composer_kd.guard import Guard
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
+from composer_kd.share import Share
 from composer_kd.teachers import Look, Pool, Teacher, settle_prepared
-from composer_kd.term import FORBIDDEN_FINE, Share, kd_term, rows_that_count
+from composer_kd.term import FORBIDDEN_FINE, Term, kd_term, rows_that_count
 
 
 class Teaching:
@@ -53,10 +54,10 @@ class Teaching:
     def fit_start(self, state: State, closed: bool, needed: Callable[[int], Sequence[int] | None]) -> None:
         """Get ready; ``closed`` says that the window is over for good, ``needed`` which batches ask a teacher."""
         self.share.bind()
-        fine = self._s.loss.name in FORBIDDEN_FINE
+        fine = [entry.loss.name in FORBIDDEN_FINE for entry in self._s.entries]
         teachers = self.pool.teachers
         self.guard = Guard(
-            self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine,
+            self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine, self._s.labels,
         )
         self._looks = {
             i: Look(t.name, t.origin, t.keeper is not None) for i, t in enumerate(teachers) if not t.released
@@ -95,7 +96,7 @@ class Teaching:
             self.pool.open_batch(state)
             self.pool.stores.check_samples(state.batch)
 
-    def microbatch(self, state: State, now: Decision) -> Tensor | None:
+    def microbatch(self, state: State, now: Decision) -> Term | None:
         """The KD term of a microbatch whose student has answered, or ``None`` while distillation is off."""
         look = self.looking and self._first_microbatch
         self._first_microbatch = False
@@ -135,12 +136,15 @@ class Teaching:
         )
         for i, answer in zip(now.teachers, rows.teachers, strict=True):
             self.guard.teacher(i, _values(answer), rows.mask)
-        kd = kd_term(
-            s.loss, rows, [now.weights[i] for i in now.teachers], s.combine, now.temperature, self.share, state.batch,
-            self.guard,
-        )
+        shares = [now.weights[i] for i in now.teachers]
+        term = Term()
+        for part in now.parts:
+            term.add(part.index, part.weight, kd_term(
+                s.entries[part.index].loss, rows, shares, s.combine, part.temperature, self.share, state.batch,
+                self.guard, part.index,
+            ))
         self._ledger.answered(now, samples, {i: read - before[i] for i, read in self.pool.stores.read().items()})
-        return kd
+        return term
 
     def _refuse_changed(self, state: State) -> None:
         """Refuse labels of which others count than were counted in the batch; once a training, so it may wait."""
