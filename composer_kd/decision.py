@@ -229,7 +229,7 @@ class Plan:
         """The temperature, where all losses that are on and have one have the same."""
         heats = {
             self._s.entries[part.index].fixed_temperature if part.temperature is None else part.temperature
-            for part in parts if self._s.entries[part.index].loss.has_temperature
+            for part in parts if self._s.entries[part.index].has_temperature
         }
         return heats.pop() if len(heats) == 1 else None
 

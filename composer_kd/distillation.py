@@ -153,10 +153,13 @@ class Distillation(Algorithm):
         self._plan = Plan(self._s)
         self._ledger = Ledger(*self._s.names, self._s.labels)
         self._teaching = Teaching(self._s, self._ledger)
+        tapping = self._teaching.tapping
         self._done, self._now = False, Decision()
         self._kd: Term | None = None
         self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
-                          Event.BEFORE_BACKWARD: self._join}
+                          Event.BEFORE_BACKWARD: self._join,
+                          Event.BEFORE_FORWARD: lambda _: tapping.before_forward(self._now),
+                          Event.AFTER_TRAIN_BATCH: lambda state: tapping.after_backward(state, self._now)}
         self._between = {Event.INIT: self._load, Event.FIT_START: self._fit_start, Event.BATCH_END: self._batch_end,
                          Event.EPOCH_START: self._teaching.epoch_start, Event.FIT_END: self._teaching.fit_end}
 
@@ -187,6 +190,8 @@ class Distillation(Algorithm):
             return self._kd is not None
         if event is Event.BEFORE_TRAIN_BATCH or event is Event.BATCH_END:
             return not self._done
+        if event is Event.BEFORE_FORWARD or event is Event.AFTER_TRAIN_BATCH:
+            return self._now.on and bool(self._teaching.tapping)
         if event is Event.INIT:
             return joining.last_at_init(self, state)
         if event is Event.EPOCH_START or event is Event.FIT_END:
@@ -209,6 +214,7 @@ class Distillation(Algorithm):
         started = time.perf_counter()
         self._teaching.pool.load(state, self._plan.held(), self._s.sampling == 'by_rank')
         self._s.check_formats(self.teachers)
+        self._teaching.tapping.load(state, self._teaching.pool)
         self._ledger.load_seconds += time.perf_counter() - started
         logger.log_hyperparameters({
             'distillation': self.settings,
@@ -239,6 +245,7 @@ class Distillation(Algorithm):
         self._kd = None
 
     def _batch_end(self, state: State, logger: Logger) -> None:
+        self._teaching.tapping.batch_end()
         metrics = self._ledger.close_batch(self._now, state, self._teaching.guard)
         # the clock has moved on since; this is the step of Composer's own loss/train/total
         logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
@@ -287,7 +294,7 @@ class Distillation(Algorithm):
         # A sharded checkpoint is read key by key, and which teachers there are must not change the keys.
         parts = (self._plan.state_dict(), self._ledger.state_dict(), self._teaching.state_dict(), self._told())
         books = {key: value for part in parts for key, value in part.items()}
-        return {**super().state_dict(), 'version': 2, 'books': json.dumps(books)}
+        return {**super().state_dict(), 'version': 2, 'books': json.dumps(books), **self._teaching.tapping.state_dict()}
 
     def _told(self) -> dict[str, Any]:
         teachers = [(t.name, t.origin, t.digest, t.weight) for t in self.teachers]
@@ -304,3 +311,4 @@ class Distillation(Algorithm):
         self._plan.load_state_dict(books)
         self._ledger.load_state_dict(books)
         self._teaching.load_state_dict(books)
+        self._teaching.tapping.load_state_dict(state)

@@ -9,13 +9,40 @@ from typing import Any
 
 from composer.core import Time
 
+from composer_kd.features import FEATURE_LOSSES, FeatureLoss, make_feature_loss
+from composer_kd.layers import Projector, Tap, read_projector
 from composer_kd.losses import LOSSES, Loss, make_loss
 from composer_kd.names import described, nearest
 from composer_kd.times import parse_time
 from composer_kd.values import Value
 
-OWN = ('name', 'label', 'weight', 'start', 'end')
+LAYERS = ('student_layer', 'teacher_layer', 'projector')
+OWN = ('name', 'label', 'weight', 'start', 'end', *LAYERS)
 """What an entry of ``losses`` says beside its loss's own settings."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers that a loss compares.
+
+    Attributes:
+        student: Of the student.
+        teacher: Of each teacher, one for each of the student's.
+        projector: What stands between.
+    """
+
+    student: tuple[Tap, ...]
+    teacher: tuple[Tap, ...]
+    projector: Projector
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """In plain types."""
+        pairs = (('student_layer', self.student), ('teacher_layer', self.teacher))
+        return {
+            **{key: str(taps[0]) if len(taps) == 1 else [str(tap) for tap in taps] for key, taps in pairs},
+            'projector': self.projector.plain,
+        }
 
 
 @dataclass(frozen=True)
@@ -29,19 +56,31 @@ class Entry:
         temperature: Of the loss, where it follows a scheduler.
         start: When it begins within the window of the whole; ``None``: with that.
         end: When it ends; ``None``: with the window.
+        layers: What it compares, where that is not the logits.
     """
 
     label: str
-    loss: Loss
+    loss: Loss | FeatureLoss
     weight: Value
     temperature: Value | None = None
     start: Time[float] | None = None
     end: Time[float] | None = None
+    layers: Layers | None = None
+
+    @property
+    def of_logits(self) -> Loss | None:
+        """The loss, where it compares logits."""
+        return self.loss if isinstance(self.loss, Loss) else None
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether it is one of logits that has a temperature."""
+        return isinstance(self.loss, Loss) and self.loss.has_temperature
 
     @property
     def fixed_temperature(self) -> float | None:
         """The loss's temperature, where it has one and that does not vary."""
-        heat = self.loss.settings.get('temperature')
+        heat = self.loss.settings.get('temperature') if self.has_temperature else None
         return float(heat) if isinstance(heat, (int, float)) and self.temperature is None else None
 
     @property
@@ -54,7 +93,8 @@ class Entry:
     def plain(self) -> dict[str, Any]:
         """All of it in plain types, as it is logged."""
         window = {key: _text(time) for key, time in (('start', self.start), ('end', self.end))}
-        return {'label': self.label, 'weight': self.weight.describe(), **window, **self.plain_loss}
+        layers = {} if self.layers is None else self.layers.plain
+        return {'label': self.label, 'weight': self.weight.describe(), **window, **layers, **self.plain_loss}
 
     @property
     def canonical(self) -> str:
@@ -65,6 +105,7 @@ class Entry:
         if self.temperature is not None:
             settings['temperature'] = self.temperature.source
         text = f"{'kl_divergence' if self.loss.name == 'forward_kl' else self.loss.name} {described(settings)}"
+        text += '' if self.layers is None else f' on {described(self.layers.plain)}'
         if self.weight.constant != 1:
             text = f'{self.weight.source} * {text}'
         for key, time in (('from', self.start), ('to', self.end)):
@@ -117,8 +158,10 @@ def _entry(said: Mapping[str, Any], where: str) -> Entry:
     own = {key: said[key] for key in OWN if key in said and key != 'name'} if where != 'loss' else {}
     given = {key: value for key, value in said.items() if key not in own}
     name = given.get('name')
-    if isinstance(name, str):
-        _offer_own(given, where)
+    layers = None
+    if where != 'loss' and isinstance(name, str):
+        loss, layers = _named(name, given, own, where)
+    elif isinstance(name, str):
         loss = make_loss(given, where)
     elif 'name' in given and len(given) == 1:
         loss = make_loss(name, where)
@@ -129,28 +172,72 @@ def _entry(said: Mapping[str, Any], where: str) -> Entry:
         )
     else:
         loss = make_loss(given, where)
-    heat = loss.settings.get('temperature')
+    heat = loss.settings.get('temperature') if layers is None else None
     scheduled = heat is not None and not isinstance(heat, (int, float))
     times = {}
     for key in ('start', 'end'):
         times[key] = None if own.get(key) is None else parse_time(own[key], f'{where}.{key}')
     first, last = times['start'], times['end']
     if first is not None and last is not None and first.unit == last.unit and first >= last:
-        raise ValueError(f"{where}: start '{own['start']}' does not lie before end '{own['end']}'. Give an earlier one.")
+        raise ValueError(f"{where}: start '{own['start']}' does not lie before end '{own['end']}'.")
     label = own.get('label', loss.name)
     if not isinstance(label, str) or not label:
         raise TypeError(f'{where}.label: expected a name, got {label!r}.')
     return Entry(
         label, loss, Value(own.get('weight', 1.0), f'{where}.weight', at_least=0),
-        Value(heat, f'{where}.temperature', above=0) if scheduled else None, first, last,
+        Value(heat, f'{where}.temperature', above=0) if scheduled else None, first, last, layers,
     )
 
 
-def _offer_own(given: Mapping[str, Any], where: str) -> None:
+def _named(
+    name: str, given: Mapping[str, Any], own: Mapping[str, Any], where: str,
+) -> tuple[Loss | FeatureLoss, Layers | None]:
+    """A loss of the list by its name: of logits, or of layers."""
+    logits, features = LOSSES.names(), FEATURE_LOSSES.names()
+    if name in logits and name in features:
+        raise ValueError(f"{where}: there is a loss of logits and one of layers named '{name}'. Rename your own.")
+    if name not in features:
+        if name not in logits:
+            known = sorted([*logits, *features])
+            raise ValueError(f"{where}: unknown loss '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
+        _offer_own(given, where, make_loss(name, where).settings)
+        loss = make_loss(given, where)
+        said = [key for key in LAYERS if own.get(key) is not None]
+        if said:
+            raise ValueError(
+                f"{where}.{said[0]}: '{name}' compares logits, and has no layers. Leave it out, or choose one of "
+                f"{', '.join(features)}.",
+            )
+        return loss, None
+    feature = make_feature_loss(given, where)
+    return feature, _layers(feature, own, where)
+
+
+def _layers(loss: FeatureLoss, own: Mapping[str, Any], where: str) -> Layers:
+    student = own.get('student_layer')
+    if student is None:
+        raise ValueError(
+            f"{where}: '{loss.name}' compares layers, and student_layer is missing. Name one as in named_modules(), "
+            'and the teacher\'s as teacher_layer where it is called otherwise.',
+        )
+    teacher = student if own.get('teacher_layer') is None else own['teacher_layer']
+    sides = []
+    for key, said in (('student_layer', student), ('teacher_layer', teacher)):
+        several = list(said) if isinstance(said, (list, tuple)) else [said]
+        sides.append(tuple(Tap.read(one, f'{where}.{key}', loss.takes == 'attention') for one in several))
+    if len(sides[0]) != len(sides[1]) or not sides[0]:
+        raise ValueError(
+            f"{where}: {len(sides[0])} layers of the student and {len(sides[1])} of the teacher. Give one of the "
+            "teacher's for each of the student's, one or more.",
+        )
+    projector = read_projector(own.get('projector'), loss.projector, f'{where}.projector')
+    if loss.takes == 'attention' and projector.kind != 'none':
+        raise ValueError(f"{where}.projector: attention has no width to bring to another. Leave it out.")
+    return Layers(*sides, projector)
+
+
+def _offer_own(given: Mapping[str, Any], where: str, settings: Mapping[str, Any]) -> None:
     """Of an unknown key that is near to one of an entry's own, say so: the loss would offer its settings alone."""
-    if where == 'loss' or given['name'] not in LOSSES.names():
-        return
-    settings = make_loss(given['name'], where).settings
     for key in given:
         near = nearest(key, [*OWN, *settings])
         if key not in settings and key != 'name' and any(f"'{one}'" in near for one in OWN):
@@ -160,5 +247,5 @@ def _offer_own(given: Mapping[str, Any], where: str) -> None:
 
 def common_temperature(entries: Sequence[Entry]) -> float | None:
     """The one temperature of all losses that have any, where it is one and does not vary."""
-    heats = {entry.fixed_temperature for entry in entries if entry.loss.has_temperature}
+    heats = {entry.fixed_temperature for entry in entries if entry.has_temperature}
     return heats.pop() if len(heats) == 1 else None

@@ -165,4 +165,5 @@ def left_out(student: Tensor, bad: Any) -> None:
         bad: Which rows, ``(...)``, or all of them, a scalar.
     """
     if student.requires_grad:
-        student.register_hook(lambda grad: grad.masked_fill(bad.unsqueeze(-1) if bad.dim() else bad, 0.0))
+        student.register_hook(lambda grad: grad.masked_fill(bad.reshape(bad.shape + (1,) * (
+            grad.dim() - bad.dim() if bad.dim() else 0)), 0.0))

@@ -56,6 +56,30 @@ def _canonical(
     }
 
 
+def _with_layers(spec: TeacherSpec) -> TeacherSpec:
+    """A teacher whose layers are captured: none of them may be folded into another, or compiled away.
+
+    Raises:
+        ValueError: If that was asked for by name, or its answers are stored.
+    """
+    if spec.cache is not None or spec.kind == 'cache':
+        raise ValueError(
+            f'{spec.where}.cache: losses compare layers, and stored answers hold logits alone. Leave the cache out, or '
+            'use losses of logits.',
+        )
+    prepare = spec.prepare
+    if prepare is None or prepare.nothing:
+        return spec
+    asked = {'fold_batchnorm': prepare.fold_batchnorm is True, 'compile': prepare.compile is not None,
+             'resolution': prepare.resolution is not None}
+    for key in (key for key, is_asked in asked.items() if is_asked):
+        raise ValueError(
+            f'{spec.where}.prepare.{key}: losses compare layers of this teacher, which would not be there as they are '
+            "named, or not as large. Leave it out, or use losses of logits.",
+        )
+    return replace(spec, prepare=replace(prepare, fold_batchnorm=False))
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the user asked for, read once: see :class:`composer_kd.Distillation` for each."""
@@ -105,8 +129,9 @@ class Settings:
         formats = [None if teacher.keeper is None else teacher.keeper.form for teacher in teachers]
         for entry in self.entries:
             where = f'losses.{entry.label}' if self.several else 'loss'
-            heat = entry.fixed_temperature
-            check_formats(formats, self.teachers_per_batch, entry.loss, self.combine, heat, where)
+            heat, loss = entry.fixed_temperature, entry.of_logits
+            if loss is not None:
+                check_formats(formats, self.teachers_per_batch, loss, self.combine, heat, where)
 
     @classmethod
     def read(
@@ -126,6 +151,8 @@ class Settings:
             replace(spec, prepare=common) if spec.prepare is None else spec for spec in parse_teachers(teachers)
         ]
         entries = read_entries(loss, losses)
+        if any(entry.layers is not None for entry in entries):
+            specs = [_with_layers(spec) for spec in specs]
         if isinstance(base_loss_weight, bool) or not isinstance(base_loss_weight, (int, float)) or not (
             0 <= base_loss_weight <= sys.float_info.max
         ):
@@ -159,7 +186,8 @@ class Settings:
             _whole(teacher_microbatch_size, 'teacher_microbatch_size', 1)
         _one_of(combine, COMBINE, 'combine')
         for entry in entries:
-            if combine == 'probabilities' and entry.loss.space not in ('softmax', 'sigmoid'):
+            loss_of = entry.of_logits
+            if combine == 'probabilities' and loss_of is not None and loss_of.space not in ('softmax', 'sigmoid'):
                 raise ValueError(
                     f"combine: 'probabilities' averages what the loss compares as probabilities, and "
                     f"'{entry.loss.name}' does not compare probabilities. Use combine='logits', or a loss such as "

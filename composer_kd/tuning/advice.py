@@ -127,8 +127,11 @@ class _Ways:
         if stored.form is not None:
             try:
                 for entry in read_entries(subject.said.get('loss'), subject.said.get('losses')):
+                    loss = entry.of_logits
+                    if loss is None:  # no store holds layers
+                        return False
                     check_formats(
-                        [stored.form] * len(subject.names), settings['teachers_per_batch'], entry.loss,
+                        [stored.form] * len(subject.names), settings['teachers_per_batch'], loss,
                         settings['combine'], entry.fixed_temperature,
                     )
             except ValueError:
