@@ -132,6 +132,7 @@ class Teaching:
             self._refuse_missing(labels, state)
         rows = rows_that_count(
             student, [answers[i] for i in now.teachers], labels, mask, partial(self.share.places, labels),
+            _shift(state),
         )
         for i, answer in zip(now.teachers, rows.teachers, strict=True):
             self.guard.teacher(i, _values(answer), rows.mask)
