@@ -141,6 +141,7 @@ class Teaching:
         if any(s.entries[part.index].of_logits is not None for part in now.parts):
             rows = rows_that_count(
                 student, [answers[i] for i in now.teachers], labels, mask, partial(self.share.places, labels),
+                _shift(state),
             )
             self._compare(rows, state, now, term)
         if self.tapping:

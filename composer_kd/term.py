@@ -69,16 +69,19 @@ class Rows:
         teachers: Each of that shape, or sparse.
         mask: Which of the rows count, where not all do.
         counted: Whether there is one label a row, so that the rows were counted over the whole batch.
+        labels: Class numbers of the rows, ``(...)``, where there is one a row; of rows that do not count any number.
     """
 
     student: Tensor
     teachers: list[Answer]
     mask: Tensor | None
     counted: bool
+    labels: Tensor | None = None
 
 
 def rows_that_count(
     student: Tensor, teachers: Sequence[Answer], labels: Any, mask: Tensor | None, places: Places = lambda: None,
+    shift: bool = False,
 ) -> Rows:
     """Bring classes last and, for token logits, keep the rows that count.
 
@@ -97,22 +100,28 @@ def rows_that_count(
     student = classes_last(student, labels)
     teachers = [classes_last(logits, labels) if isinstance(logits, Tensor) else logits for logits in teachers]
     counted = isinstance(labels, Tensor) and labels.shape == student.shape[:-1]
+    classes = labels if counted else None
+    if classes is not None and shift and classes.dim() > 1:
+        classes = classes.roll(-1, -1)  # the last position answers for nothing, and does not count
     if mask is None or not counted:
-        return Rows(student, teachers, None, counted)
+        return Rows(student, teachers, None, counted, classes)
     if student.dim() == 2:
-        return Rows(student, teachers, mask, True)
+        return Rows(student, teachers, mask, True, classes)
     # stored answers are those of the rows that count already
     whole = [logits for logits in teachers if isinstance(logits, Tensor) and logits.dim() > 2]
     where = places()
     if where is not None and len(where) >= _MOST * mask.numel() and len(whole) == len(teachers):
-        return Rows(student, teachers, mask, True)
+        return Rows(student, teachers, mask, True, classes)
 
     def some(logits: Tensor) -> Tensor:
         return logits[mask] if where is None else logits.flatten(0, -2).index_select(0, where)
 
+    assert classes is not None
+    classes = classes[mask] if where is None else classes.flatten().index_select(0, where)
+
     return Rows(some(student), [
         some(logits) if isinstance(logits, Tensor) and logits.dim() > 2 else logits for logits in teachers
-    ], None, True)
+    ], None, True, classes)
 
 
 def kd_term(
@@ -149,7 +158,7 @@ def kd_term(
         target = combine_probabilities(teachers, weights, temperature=heat, space=loss.space)
     if guard.skips:
         student = student.view_as(student)
-    values = loss.rows(student, target, temperature=temperature, mask=rows.mask)
+    values = loss.rows(student, target, temperature=temperature, mask=rows.mask, labels=rows.labels)
     bad = guard.rows(values, target, rows.mask, index)
     if bad is not None:
         left_out(student, bad)
@@ -176,7 +185,7 @@ def check_formats(
     sparse = [form for form in formats if form is not None and form.name != 'dense']
     for form in sparse:
         told = f"teachers: stored answers of the format '{form.describe()}' hold probabilities of some classes"
-        if loss.space != 'softmax':
+        if loss.space != 'softmax' or loss.all_classes:
             raise ValueError(
                 f"{told}, and the loss '{loss.name}' asks for all logits. Store them as dense, or use a loss of "
                 'softmax probabilities such as kl_divergence.',

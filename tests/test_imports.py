@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / 'composer_kd'
 ROOMS = [
     ['names'],
     ['functional'],
-    ['losses', 'components', 'runs', 'times'],
+    ['catalogue'],
+    ['losses', 'features', 'components', 'runs', 'times'],
     ['schedule', 'values', 'batches', 'meter'],
     ['answers'],
     ['models'],
