@@ -277,8 +277,12 @@ class Distillation(Algorithm):
         Returns:
             By name, each teacher's digest, or that it lies elsewhere. Errors are those of the trainer's start.
         """
+        def fits(teachers: Sequence[AnyTeacher]) -> None:
+            self._s.check_formats(teachers)
+            self._teaching.tapping.check_paths(student, teachers)
+
         return look_at_teachers(
-            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key, self._s.check_formats,
+            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key, fits,
             self._s.fixed_temperature,
         )
 

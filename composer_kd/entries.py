@@ -164,14 +164,14 @@ def _entry(said: Mapping[str, Any], where: str) -> Entry:
     elif isinstance(name, str):
         loss = make_loss(given, where)
     elif 'name' in given and len(given) == 1:
-        loss = make_loss(name, where)
+        loss = make_loss(given['name'], where)
     elif 'name' in given and not isinstance(name, str) and callable(name):
         raise ValueError(
             f'{where}: a function has no settings, got {", ".join(repr(key) for key in given if key != "name")}. Bind '
             'them with functools.partial, or register the function.',
         )
     else:
-        loss = make_loss(given, where)
+        loss = make_loss(given, where)  # which says what is missing
     heat = loss.settings.get('temperature') if layers is None else None
     scheduled = heat is not None and not isinstance(heat, (int, float))
     times = {}
@@ -233,7 +233,7 @@ def _layers(loss: FeatureLoss, own: Mapping[str, Any], where: str) -> Layers:
     projector = read_projector(own.get('projector'), loss.projector, f'{where}.projector')
     if loss.takes == 'attention' and projector.kind != 'none':
         raise ValueError(f"{where}.projector: attention has no width to bring to another. Leave it out.")
-    return Layers(*sides, projector)
+    return Layers(sides[0], sides[1], projector)
 
 
 def _offer_own(given: Mapping[str, Any], where: str, settings: Mapping[str, Any]) -> None:

@@ -18,8 +18,18 @@ from composer_kd.decision import Decision, Part
 from composer_kd.entries import Entry
 from composer_kd.features import FeatureLoss
 from composer_kd.guard import Guard, left_out
-from composer_kd.layers import Learner, Tap, Taps, Watch, build_projector, loader_given, run_student, sample_of
-from composer_kd.layers.widths import Shape, Shapes, check_shapes, told_unseen, width_of
+from composer_kd.layers import (
+    Learner,
+    Tap,
+    Taps,
+    Watch,
+    build_projector,
+    find_module,
+    loader_given,
+    run_student,
+    sample_of,
+)
+from composer_kd.layers.widths import Shape, Shapes, check_shapes, told_unseen
 from composer_kd.share import Share
 from composer_kd.teachers import Pool, Teacher
 from composer_kd.term import Term
@@ -63,12 +73,12 @@ class Tapping:
             return
         _refuse(state, pool)
         model: Any = state.model
+        self.check_paths(model, pool.held)
         self._student = Taps(model, [tap for _, entry in self._each() for tap in entry.student], 'the student')
         wanted = [tap for _, entry in self._each() for tap in entry.teacher]
         for teacher in pool.held:
             assert isinstance(teacher, Teacher)
             who = f"teacher '{teacher.name}' ({teacher.origin})"
-            Taps(teacher.module, wanted, who).remove()  # paths are looked up now
             teacher.watch = Watch(wanted, who)
         self._build(state, pool, self._observe(state, pool))
 
@@ -111,14 +121,28 @@ class Tapping:
             for pair, (mine, theirs) in enumerate(zip(layers.student, layers.teacher, strict=True)):
                 for i in range(len(pool.teachers)):
                     seen = None if shapes is None else (shapes.student[str(mine)], shapes.teachers[i][str(theirs)])
-                    dims = 3 if seen is None else len(seen[0])
-                    widths = (asked.student_width, asked.teacher_width) if seen is None else map(width_of, seen)
                     name = _name(index, pair, i)
-                    modules[name] = build_projector(asked, *widths, dims, f'{state.rank_zero_seed}/{name}')
+                    modules[name] = build_projector(asked, seen, f'{state.rank_zero_seed}/{name}')
         if modules:
             self._learner = Learner(modules, state)
             log.info('Distillation trains %d projectors of %d parameters with the student.', len(modules), sum(
                 p.numel() for module in modules.values() for p in module.parameters()))
+
+    def check_paths(self, student: torch.nn.Module, teachers: Sequence[Any]) -> None:
+        """Look the layers up in models that are there, before any training.
+
+        Raises:
+            ValueError: For a layer that is not there.
+        """
+        for index, layers in self._each():
+            where = f'losses.{self._entries[index].label}'
+            for tap in layers.student:
+                find_module(student, tap.path, 'the student', f'{where}.student_layer')
+            for teacher in teachers:
+                _refuse_without_layers(teacher)
+                for tap in layers.teacher:
+                    who = f"teacher '{teacher.name}' ({teacher.origin})"
+                    find_module(teacher.module, tap.path, who, f'{where}.teacher_layer')
 
     def fit_start(self, state: State, at_once: int | None) -> None:
         """Refuse teachers that are asked about several microbatches at once."""
@@ -280,8 +304,12 @@ def _refuse(state: State, pool: Pool) -> None:
             'DDP, or losses of logits.',
         )
     for teacher in pool.teachers:
-        if not isinstance(teacher, Teacher) or getattr(teacher, 'opaque', False):
-            raise ValueError(
-                f"losses: teacher '{teacher.name}' ({teacher.origin}) has no layers that can be captured: it is an "
-                'exported program or stored answers. Use losses of logits, or the model itself.',
-            )
+        _refuse_without_layers(teacher)
+
+
+def _refuse_without_layers(teacher: Any) -> None:
+    if not isinstance(teacher, Teacher) or getattr(teacher, 'opaque', False):
+        raise ValueError(
+            f"losses: teacher '{teacher.name}' ({teacher.origin}) has no layers that can be captured: it is an "
+            'exported program or stored answers. Use losses of logits, or the model itself.',
+        )

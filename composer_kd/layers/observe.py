@@ -13,6 +13,7 @@ import torch
 from composer.core import DataSpec, State, get_precision_context
 from torch.utils.data import DataLoader
 
+from composer_kd.answers import SampleLoader
 from composer_kd.batches import cut
 
 _SAMPLES = 2
@@ -66,13 +67,16 @@ def sample_of(loader: Any) -> Any | None:
 
 
 def _batch(loader: Any) -> Any | None:
+    if isinstance(loader, SampleLoader):
+        chosen = range(_SAMPLES) if loader.chosen is None else loader.chosen[:_SAMPLES]
+        return loader.samples([(0, int(index)) for index in chosen])[0]
     if isinstance(loader, DataLoader):
         try:
             if loader.batch_sampler is None and loader.batch_size is None:
                 return loader.collate_fn(loader.dataset[0])
             samples = [loader.dataset[i] for i in range(min(_SAMPLES, len(loader.dataset)))]  # type: ignore[arg-type]
             return loader.collate_fn(samples) if samples else None
-        except (NotImplementedError, TypeError):
+        except (NotImplementedError, TypeError, LookupError):
             return None
     if isinstance(loader, Sequence) and len(loader):
         return cut(loader[0], slice(0, _SAMPLES), torch.clone)

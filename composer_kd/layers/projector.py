@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from composer_kd.layers.widths import Shape, width_of
 from composer_kd.names import check_keys, nearest
 
 KINDS = ('linear', 'mlp', 'none')
@@ -77,22 +78,34 @@ def read_projector(said: Any, default: bool, where: str) -> Projector:
     return Projector(kind, *(said.get(key) for key in _KEYS[1:]))
 
 
-def build_projector(asked: Projector, student: int, teacher: int, dims: int, seed: str) -> nn.Module:
+def build_projector(asked: Projector, seen: tuple[Shape, Shape] | None, seed: str) -> nn.Module:
     """A projector with initial weights that depend on ``seed`` alone; no other generator is drawn from.
 
     Args:
         asked: Which; not of the kind ``'none'``.
-        student: The width it takes.
-        teacher: The width it gives.
-        dims: Of the features: 4 for maps ``(N, C, H, W)``, 2 or 3 where the width is last.
+        seen: Shapes of the student's features and of the teacher's: the width of maps ``(N, C, H, W)`` is that of
+            their channels, of anything else the last. ``None`` where they were not observed, and the widths are said.
         seed: Any text.
 
+    Raises:
+        ValueError: If the widths that are said are not those that were observed.
+
     Example:
-        >>> build_projector(Projector('linear'), 8, 16, 4, 'a')(torch.zeros(2, 8, 3, 3)).shape
+        >>> build_projector(Projector('linear'), ((2, 8, 3, 3), (2, 16, 3, 3)), 'a')(torch.zeros(2, 8, 3, 3)).shape
         torch.Size([2, 16, 3, 3])
     """
+    said = (asked.student_width, asked.teacher_width)
+    student, teacher = said if seen is None else map(width_of, seen)  # type: ignore[assignment]
+    assert student is not None
+    assert teacher is not None
+    if None not in said and said != (student, teacher):
+        raise ValueError(
+            f'losses: a projector of {said[0]} to {said[1]} was asked for, and the layers are {student} and {teacher} '
+            'wide. Leave student_width and teacher_width out, or say these.',
+        )
+
     def layer(width: int, to: int) -> nn.Module:
-        return nn.Conv2d(width, to, 1) if dims == 4 else nn.Linear(width, to)
+        return nn.Conv2d(width, to, 1) if seen is not None and len(seen[0]) == 4 else nn.Linear(width, to)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), 'big'))

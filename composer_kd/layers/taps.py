@@ -61,7 +61,7 @@ def find_module(model: torch.nn.Module, path: str, whose: str, where: str) -> to
     Raises:
         ValueError: If there is none, with the nearest.
     """
-    modules = dict(model.named_modules())
+    modules: dict[str, torch.nn.Module] = dict(model.named_modules())
     for prefix in ('', 'module.', 'model.'):
         if prefix + path in modules:
             return modules[prefix + path]
@@ -126,7 +126,7 @@ class Taps:
     """
 
     def __init__(self, model: torch.nn.Module, taps: Sequence[Tap], whose: str, where: str = 'losses') -> None:
-        self._on, self._whose, self._where = False, whose, where
+        self._on, self._learning, self._whose, self._where = False, False, whose, where
         self._found: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
         self._inside: dict[str, bool] = {}
@@ -152,6 +152,12 @@ class Taps:
         def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
             if not self._on or (not inside and key in self._inside):
                 return
+            # a callback may ask the student something without gradients in between, as for its FLOPs
+            learning = torch.is_grad_enabled()
+            if learning and not self._learning:
+                self._found, self._calls, self._inside, self._learning = {}, {}, {}, True
+            if self._learning and not learning and key in self._found:
+                return
             found = pick(reads, args, output)
             if found is not None and (not tap.attention or _is_attention(found)):
                 self._calls[key] = self._calls.get(key, 0) + 1
@@ -163,7 +169,7 @@ class Taps:
     def open(self) -> None:
         """A forward begins whose features are wanted."""
         self._found, self._calls, self._inside = {}, {}, {}
-        self._on = True
+        self._on, self._learning = True, False
 
     def take(self) -> dict[Tap, Tensor]:
         """What was captured since, and no more from now on.
@@ -192,8 +198,11 @@ class Taps:
                 "them. Build the model with attn_implementation: eager (Hugging Face), or name the module that has "
                 "them, 'PATH:INDEX' for an item of its output or 'PATH:input' for what it is given."
             )
-        what = {None: 'a tensor of floating point with two dimensions or more', INPUT: 'a tensor as its first input'}
-        wanted = what.get(tap.item, f'a tensor of floating point at {tap.item} of its output')  # type: ignore[call-overload]
+        wanted = f'a tensor of floating point at {tap.item} of its output'
+        if not isinstance(tap.item, int):
+            wanted = 'a tensor as its first input' if tap.item == INPUT else (
+                'a tensor of floating point with two dimensions or more'
+            )
         return (
             f'{who} did not give {wanted} in this forward. Name a module that runs in every forward and gives one, or '
             "'PATH:INDEX' for an item of a tuple."
