@@ -5,69 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from composer_kd import functional
-from composer_kd.functional.checks import check_beta, check_choice, check_temperature
+from composer_kd.catalogue import LOSSES, LossSpec, Space
+from composer_kd.functional.checks import check_class_labels, check_temperature
 from composer_kd.functional.inputs import at_least_float32, check_inputs
 from composer_kd.functional.reduction import blank, masked_mean, reduce_rows
-from composer_kd.functional.targets import CLASS_REDUCTIONS
-from composer_kd.names import Registry, check_settings, split_named
+from composer_kd.names import check_settings, split_named
 
-Space = Literal['softmax', 'sigmoid', 'logits']
-
-
-@dataclass(frozen=True)
-class LossSpec:
-    """What :data:`LOSSES` holds: a function and what cannot be read from its signature.
-
-    Args:
-        function: ``function(student_logits, teacher_logits, *, <settings>, reduction)``. It takes logits of shape
-            ``(..., C)`` in any floating-point dtype and, called with ``reduction='none'``, returns one value per row,
-            shape ``(...)``. One with a keyword ``mask`` is told which rows count, or ``None``; to any other, those that
-            do not come as zeros, in a copy of the logits. What it returns for them is ignored. Its other keyword
-            parameters are the settings users may give. One named ``temperature`` may follow a schedule.
-        space: What the loss turns logits into, which says how several teachers' probabilities are to be averaged for
-            it: ``'softmax'``, ``'sigmoid'``, or ``'logits'`` where it compares the logits themselves; ``None`` if none
-            of these fits.
-        checks: By setting, a function that raises ``TypeError`` or ``ValueError`` for a value out of range, so that
-            it is refused before the training starts. ``temperature`` is checked without one.
-
-    Example:
-        >>> def total_variation(student_logits, teacher_logits, *, temperature=1.0, reduction='mean'):
-        ...     student, teacher = student_logits.float() / temperature, teacher_logits.float() / temperature
-        ...     rows = (student.softmax(-1) - teacher.softmax(-1)).abs().sum(-1) / 2
-        ...     return rows if reduction == 'none' else rows.mean()
-        >>> spec = LOSSES.register('total_variation')(LossSpec(total_variation, space='softmax'))
-        >>> loss = make_loss({'name': 'total_variation', 'temperature': 2.0})
-        >>> loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[4.0, 0.0]]))
-        tensor(0.3808)
-    """
-
-    function: Callable[..., Tensor]
-    space: Space | None = None
-    checks: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
-
-
-LOSSES: Registry[LossSpec | Callable[..., Tensor]] = Registry('loss', 'composer_kd.losses')
-"""Losses by name: our own, and third parties', added with ``LOSSES.register(name)`` or under the entry-point group
-``composer_kd.losses``, as a :class:`LossSpec` or as the bare function.
-"""
-
-_check_class_reduction = partial(check_choice, 'class_reduction', choices=CLASS_REDUCTIONS)
-_forward_kl = LossSpec(functional.kl_divergence, 'softmax')
-LOSSES.register('kl_divergence')(_forward_kl)
-LOSSES.register('forward_kl')(_forward_kl)
-LOSSES.register('reverse_kl')(LossSpec(functional.reverse_kl, 'softmax'))
-LOSSES.register('jensen_shannon')(LossSpec(functional.jensen_shannon, 'softmax', {'beta': check_beta}))
-LOSSES.register('soft_cross_entropy')(LossSpec(functional.soft_cross_entropy, 'softmax'))
-LOSSES.register('hard_label')(LossSpec(functional.hard_label, 'softmax'))
-LOSSES.register('mse')(LossSpec(functional.mse, 'logits', {'class_reduction': _check_class_reduction}))
-LOSSES.register('binary_kl_divergence')(LossSpec(functional.binary_kl_divergence, 'sigmoid'))
+__all__ = ['LOSSES', 'Loss', 'LossSpec', 'Space', 'make_loss']
 
 
 @dataclass(frozen=True)
@@ -81,6 +30,8 @@ class Loss:
         has_temperature: Whether it takes one.
         takes_mask: Whether it leaves out by itself the rows that do not count.
         function: What calculates it.
+        needs_labels: Whether it must be given the labels.
+        all_classes: Whether it compares every class where it stands, so that answers that hold a few will not do.
 
     Example:
         >>> loss = make_loss({'name': 'kl_divergence', 'temperature': 4.0})
@@ -99,6 +50,8 @@ class Loss:
     has_temperature: bool
     takes_mask: bool
     function: Callable[..., Tensor] = field(repr=False)
+    needs_labels: bool = False
+    all_classes: bool = False
 
     def rows(
         self,
@@ -106,6 +59,7 @@ class Loss:
         teacher_logits: Tensor,
         temperature: float | None = None,
         mask: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """One value per row, so that the caller can average over more than one microbatch.
 
@@ -114,16 +68,22 @@ class Loss:
             teacher_logits: Same shape; gets no gradient.
             temperature: Stands in for the one in the settings; required where that follows a schedule.
             mask: Shape ``(...)``: rows of weight zero are left out, whatever they hold. ``None``: all count.
+            labels: Class numbers, shape ``(...)``; those of rows that are left out may be any. Asked for where
+                ``needs_labels`` says so, and ignored elsewhere.
 
         Returns:
             Shape ``(...)``, float32 or float64; unweighted, and zero for rows that are left out.
 
         Raises:
             TypeError: If an argument is of a wrong type.
-            ValueError: If shapes do not match, or a temperature is missing, out of place or out of range.
+            ValueError: If shapes do not match, labels are missing, or a temperature is missing, out of place or out of
+                range.
         """
         settings = self._settings(temperature)
         check_inputs(student_logits, teacher_logits, mask)
+        if self.needs_labels:
+            check_class_labels(labels, student_logits.shape[:-1], f"loss '{self.name}'")
+            settings = {**settings, 'labels': labels}
         logits = student_logits, teacher_logits.detach()
         if self.takes_mask:
             rows = self.function(*logits, **settings, mask=mask, reduction='none')
@@ -142,6 +102,7 @@ class Loss:
         teacher_logits: Tensor,
         mask: Tensor | None = None,
         temperature: float | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """The weighted mean of :meth:`rows` over the rows that count, 0-d; zero with a graph if none does.
 
@@ -150,8 +111,9 @@ class Loss:
             teacher_logits: As in :meth:`rows`.
             mask: Weight of each row, shape ``(...)``: bool, or numbers of zero or more. ``None``: all count the same.
             temperature: As in :meth:`rows`.
+            labels: As in :meth:`rows`.
         """
-        return masked_mean(self.rows(student_logits, teacher_logits, temperature, mask), mask)
+        return masked_mean(self.rows(student_logits, teacher_logits, temperature, mask, labels), mask)
 
     def _settings(self, temperature: float | None) -> dict[str, Any]:
         if temperature is None:
@@ -176,6 +138,7 @@ class _CallableLoss(Loss):
         teacher_logits: Tensor,
         temperature: float | None = None,
         mask: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         self._settings(temperature)
         # A mean over the rows cannot be undone, so the function must only see the rows that count.
@@ -243,13 +206,14 @@ def make_loss(
     where = f"{where} '{name}'"
     entry = entry if isinstance(entry, LossSpec) else LossSpec(entry)
     parameters = _parameters(entry, where)
-    filled_in = (*list(parameters)[:2], 'mask', 'reduction')
+    filled_in = (*list(parameters)[:2], 'mask', 'labels', 'reduction')
     check_settings(entry.function, given, where, given=filled_in)
     _check_values(entry, given, where)
     defaults = {key: p.default for key, p in parameters.items() if key not in filled_in and p.default is not p.empty}
     return Loss(
         name=name, settings={**defaults, **given}, space=entry.space, has_temperature='temperature' in parameters,
-        takes_mask='mask' in parameters, function=entry.function,
+        takes_mask='mask' in parameters, function=entry.function, needs_labels='labels' in parameters,
+        all_classes=entry.all_classes or 'labels' in parameters,
     )
 
 

@@ -129,3 +129,28 @@ def check_mask(mask: Any, rows: torch.Size) -> None:
             f'mask: expected shape {tuple(rows)}, one weight for each row of the logits (shape without the classes), '
             f'got {tuple(mask.shape)}; reshape or expand it.',
         )
+
+
+def check_class_labels(labels: Any, rows: torch.Size, where: str) -> None:
+    """Refuse what is not one class number for each row.
+
+    Raises:
+        ValueError: If there are no labels, or not such ones.
+
+    Example:
+        >>> check_class_labels(None, torch.Size([8]), "loss 'decoupled_kd'")
+        Traceback (most recent call last):
+        ValueError: loss 'decoupled_kd': it needs a label for each row, class numbers of shape (8,), got none; give ...
+    """
+    if isinstance(labels, Tensor) and labels.shape == rows and not (
+        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    ):
+        return
+    got = f'a tensor of shape {tuple(labels.shape)} of {labels.dtype}' if isinstance(labels, Tensor) else (
+        'none' if labels is None else type(labels).__name__
+    )
+    raise ValueError(
+        f'{where}: it needs a label for each row, class numbers of shape {tuple(rows)}, got {got}; give target_key where '
+        'labels are elsewhere in the batch. Algorithms that mix labels (MixUp, CutMix, LabelSmoothing) leave no class '
+        'numbers: use them without this loss.',
+    )
