@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from composer_kd import functional
-from composer_kd.functional.checks import check_beta, check_choice
+from composer_kd.functional.checks import check_beta, check_choice, check_flag, check_weight
 from composer_kd.functional.targets import CLASS_REDUCTIONS
 from composer_kd.names import Registry
 
@@ -70,3 +70,14 @@ LOSSES.register('soft_cross_entropy')(LossSpec(functional.soft_cross_entropy, 's
 LOSSES.register('hard_label')(LossSpec(functional.hard_label, 'softmax'))
 LOSSES.register('mse')(LossSpec(functional.mse, 'logits', {'class_reduction': _check_class_reduction}))
 LOSSES.register('binary_kl_divergence')(LossSpec(functional.binary_kl_divergence, 'sigmoid'))
+
+_of_weights = {key: partial(check_weight, key) for key in ('alpha', 'beta', 'gamma')}
+LOSSES.register('decoupled_kd')(LossSpec(functional.decoupled_kd, 'softmax', {
+    'alpha': _of_weights['alpha'], 'beta': _of_weights['beta'], 'standardize': partial(check_flag, 'standardize'),
+}))
+LOSSES.register('dist')(LossSpec(
+    functional.dist, 'softmax', {'beta': _of_weights['beta'], 'gamma': _of_weights['gamma']}, all_classes=True,
+))
+LOSSES.register('standardized_kl')(LossSpec(functional.standardized_kl, all_classes=True))
+LOSSES.register('cosine')(LossSpec(functional.cosine, 'logits'))
+LOSSES.register('total_variation')(LossSpec(functional.total_variation, 'softmax'))
