@@ -28,6 +28,7 @@ ROOMS = [
     ['plan'],
     ['caching'],
     ['tuning'],
+    ['inspecting'],
     ['convert', 'export'],
     ['studies'],
     ['report'],
