@@ -106,7 +106,7 @@ def chosen(model: nn.Module, layers: list[Layer], which: str) -> list[Layer]:
     if which == ALL:
         return layers
     if which == TOP:
-        top = set(_top(model, ''))
+        top = set(_top(model, '', {layer.name for layer in layers}))
         return [layer for layer in layers if layer.name in top]
     found = [layer for layer in layers if fnmatchcase(layer.name, which)]
     if not found:
@@ -118,17 +118,19 @@ def chosen(model: nn.Module, layers: list[Layer], which: str) -> list[Layer]:
     return found
 
 
-def _top(module: nn.Module, prefix: str) -> Iterator[str]:
-    children = list(module.named_children())
+def _top(module: nn.Module, prefix: str, seen: set[str]) -> Iterator[str]:
+    children = [
+        (f'{prefix}{name}', child) for name, child in module.named_children()
+        # metrics are modules, too
+        if any(other == f'{prefix}{name}' or other.startswith(f'{prefix}{name}.') for other in seen)
+    ]
     if len(children) == 1 and not isinstance(children[0][1], _LISTS) and list(children[0][1].children()):
-        name, child = children[0]  # a wrapper, such as Composer's
-        yield from _top(child, f'{prefix}{name}.')
+        yield from _top(children[0][1], f'{children[0][0]}.', seen)  # a wrapper, such as Composer's
         return
     for name, child in children:
-        full = f'{prefix}{name}'
         if isinstance(child, _LISTS):
-            yield from (f'{full}.{key}' for key, _ in child.named_children())
+            yield from (f'{name}.{key}' for key, _ in child.named_children())
         else:
-            yield full
+            yield name
             if any(isinstance(inner, _LISTS) for inner in child.modules()):
-                yield from _top(child, f'{full}.')
+                yield from _top(child, f'{name}.', seen)

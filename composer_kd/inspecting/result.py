@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -217,9 +218,21 @@ class Inspected:
     notes: Sequence[str]
 
     def plain(self) -> dict[str, Any]:
-        """All of it, in plain types."""
+        """All of it, in plain types; numbers that are not finite as the strings that run records have."""
         told: dict[str, Any] = asdict(self)
         for name in ('bins', 'bins_then'):
             if told['calibration'] is not None:
                 told['calibration'][name] = {key: value.tolist() for key, value in told['calibration'][name].items()}
-        return told
+        strict: dict[str, Any] = _strict(told)
+        return strict
+
+
+def _strict(value: Any) -> Any:
+    """As run records do, as JSON has no such numbers: ``"NaN"``, ``"Infinity"``, ``"-Infinity"``."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return 'NaN' if math.isnan(value) else 'Infinity' if value > 0 else '-Infinity'
+    return value

@@ -55,7 +55,7 @@ def judge(
     if timing is not None:
         sentences.append(
             f'A step with it takes {_share(timing.overhead)} more, unprepared and asked on every batch; '
-            f"'composer-kd tune RECIPE {named}' measures what is cheaper.",
+            f'composer-kd tune RECIPE {named} measures what is cheaper.',
         )
     return Verdict(good, sentences)
 
