@@ -52,8 +52,8 @@ def reliability(confidence: NDArray[Any], right: NDArray[np.bool_], bins: int = 
     """Sort rows into bins by their confidence.
 
     Args:
-        confidence: The probability of the likeliest class, 0 to 1, shape ``(n,)``; of a bin is what lies above its lower
-            and not above its upper edge.
+        confidence: The probability of the likeliest class, 0 to 1, shape ``(n,)``; a bin holds what lies above its
+            lower and not above its upper edge.
         right: Whether that class was the label, shape ``(n,)``.
         bins: How many, 1 or more; 15 in the paper.
 

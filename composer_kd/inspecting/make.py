@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from composer_kd.caching.asking import precision_of
 from composer_kd.inspecting.calibration import best_temperature, nll, reliability, scaled_confidence
 from composer_kd.inspecting.cost import bytes_of, time_teacher, weigh
 from composer_kd.inspecting.layers import TOP, chosen, observe
-from composer_kd.inspecting.result import Beside, Calibration, Identity, Inspected, Layer, Memory, Timing
-from composer_kd.inspecting.rows import Rows, Seen, parts_of, read_rows, wanted
+from composer_kd.inspecting.result import Beside, Calibration, Identity, Inspected, Layer, Memory
+from composer_kd.inspecting.rows import Rows, parts_of, read_rows, wanted
 from composer_kd.inspecting.subject import Made, Subject, load, read_subject
 from composer_kd.inspecting.verdict import judge
 from composer_kd.recipes import Recipe
@@ -55,7 +56,7 @@ def inspect_teacher(
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher, student or data.
     """
-    if batches is not None and batches < 1 or bins < 1 or not seconds >= 0:
+    if (batches is not None and batches < 1) or bins < 1 or not seconds >= 0:
         raise ValueError(
             f'expected batches and bins of 1 or more and seconds of 0 or more, got {batches}, {bins} and {seconds}.',
         )
@@ -63,16 +64,11 @@ def inspect_teacher(
     subject = read_subject(recipe, teacher, student, evaluator, device)
     made = load(subject)
     asked = made.teacher
-    kind, digest, size = _kind(asked), asked.digest, bytes_of(asked.module)
-    parameters = list(asked.module.parameters())
-    identity = {
-        'origin': asked.origin, 'kind': kind, 'digest': digest, 'parameters': sum(p.numel() for p in parameters),
-        'bytes': size, 'dtypes': sorted({str(p.dtype).removeprefix('torch.') for p in parameters}),
-    }
+    identity = _identity(asked)
     with torch.random.fork_rng(devices=[]):
         shown, count, no_layers, memory = _look(subject, made, layers)
         rows = _read(subject, made, batches, tell)
-    prepared = list(asked.told_of_preparation['prepared'])
+    identity = replace(identity, prepared=list(asked.told_of_preparation['prepared']))
     beside = _beside(subject, made, rows)
     calibration, right = _calibration(rows, bins, subject.temperature), None
     if len(rows.labels):
@@ -80,7 +76,7 @@ def inspect_teacher(
     notes = [*subject.notes, *(f'{name}: cannot be computed here' for name in rows.left_out)]
     if batches is not None:
         notes.append('of the first batches alone, which are no random part of data that is sorted')
-    del made, asked, parameters
+    del made, asked  # their memory is free before a training is timed
     gc.collect()
     timing = None
     if seconds > 0:
@@ -92,7 +88,7 @@ def inspect_teacher(
     )
     return Inspected(
         recipe.run_name, subject.device.name, precision_of(subject.recipe, subject.device).value,
-        Identity(**identity, prepared=prepared), shown, count, no_layers, subject.label, rows.samples,
+        identity, shown, count, no_layers, subject.label, rows.samples,
         len(rows.labels), rows.classes, rows.teacher.quality, right, commonest, calibration, beside,
         subject.no_student, timing, memory, verdict, notes,
     )
@@ -106,6 +102,14 @@ def _kind(teacher: Teacher) -> str:
             module = inner
             break
     return f'{type(module).__module__}.{type(module).__qualname__}'
+
+
+def _identity(teacher: Teacher) -> Identity:
+    parameters = list(teacher.module.parameters())
+    return Identity(
+        teacher.origin, _kind(teacher), teacher.digest, sum(p.numel() for p in parameters), bytes_of(teacher.module),
+        sorted({str(p.dtype).removeprefix('torch.') for p in parameters}), [],
+    )
 
 
 def _named(subject: Subject) -> str:
@@ -174,7 +178,7 @@ def _read(subject: Subject, made: Made, batches: int | None, tell: Tell) -> Rows
 def _calibration(rows: Rows, bins: int, temperature: float) -> Calibration | None:
     if not len(rows.labels):
         return None
-    seen: Seen = rows.teacher
+    seen = rows.teacher
     found = reliability(seen.confidence, seen.first == rows.labels, bins)
     best = best_temperature(rows.logits, rows.logits_labels)
     then = reliability(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +13,7 @@ from rich.table import Table
 from composer_kd.caching.command import size
 from composer_kd.caching.show import duration
 from composer_kd.inspecting.result import Inspected, Layer
+from composer_kd.tuning.spread import Spread
 
 _WIDTH = 160
 _MOST = 60
@@ -78,11 +80,10 @@ def _identity(found: Inspected) -> list[tuple[str, str]]:
     return [*rows, ('prepared', '; '.join(one.prepared))] if one.prepared else rows
 
 
-def _layers(layers: list[Layer] | tuple[Layer, ...] | object) -> Table:
+def _layers(layers: Sequence[Layer]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 1))
     for name in (' name', 'kind', 'output', 'module'):
         table.add_column(name)
-    assert isinstance(layers, (list, tuple))
     for layer in layers[:_MOST]:
         sizes = [*(['N'] if layer.by_sample else []), *map(str, layer.shape)]
         table.add_row(f' {escape(layer.name)}', layer.kind, f"({', '.join(sizes)})", layer.module)
@@ -99,8 +100,8 @@ def _quality(found: Inspected) -> Table:
 
     def row(name: str, own: float | None, other: float | None) -> None:
         if own is not None:
-            cells = [f' {escape(name)}', f'{own:.4f}', *([] if beside is None else ['' if other is None else f'{other:.4f}'])]
-            table.add_row(*cells)
+            theirs = [] if beside is None else ['' if other is None else f'{other:.4f}']
+            table.add_row(f' {escape(name)}', f'{own:.4f}', *theirs)
     for name, value in found.quality.items():
         row(name, value, None if beside is None else beside.quality.get(name))
     if 'MulticlassAccuracy' not in found.quality:
@@ -137,10 +138,7 @@ def _price(found: Inspected) -> list[tuple[str, str]]:
     if timing is None:
         return [*rows, ('time', 'left out')]
 
-    def spread(one: object) -> str:
-        from composer_kd.tuning.spread import Spread
-
-        assert isinstance(one, Spread)
+    def spread(one: Spread) -> str:
         return f'{duration(one.seconds)} [{duration(max(0.0, one.low))}, {duration(one.high)}], of {one.count}'
     rows += [
         (f'step of {timing.samples:,} without distillation', spread(timing.step)),

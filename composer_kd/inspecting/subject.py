@@ -1,4 +1,4 @@
-"""What is inspected: a teacher as it was named, a recipe's validation data, and the student beside it; checked first."""
+"""What is inspected: a teacher, a recipe's validation data, and the student beside it; checked before any work."""
 
 from __future__ import annotations
 
@@ -150,8 +150,7 @@ def read_subject(
 
 def _placed(recipe: Recipe, name: str | None) -> tuple[Recipe, Device, list[str]]:
     name = name or recipe.device
-    here = {'gpu': torch.cuda.is_available, 'mps': torch.backends.mps.is_available}
-    if name in here and not here[name]():
+    if (name == 'gpu' and not torch.cuda.is_available()) or (name == 'mps' and not torch.backends.mps.is_available()):
         raise ValueError(f"--device: there is no '{name}' on this machine. Give --device cpu, or leave it out.")
     device, notes = get_device(name), list[str]()
     changes: dict[str, Any] = {'device': name}
@@ -172,11 +171,11 @@ def _student(
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f'--student: {error}') from error
         return said, ''
-    own = recipe.run_folder
+    own, other = recipe.run_folder, 'give another with --student RUN'
     if not Path(own).exists():
         return None, f"there is no run in the recipe's run folder '{own}' yet; give one with --student RUN"
     if 'run' in item and os.path.realpath(str(item['run'])) == os.path.realpath(own):
-        return None, f"the run in the recipe's run folder '{own}' is the teacher itself; give another with --student RUN"
+        return None, f"the run in the recipe's run folder '{own}' is the teacher itself; {other}"
     try:
         folder = RunFolder(own)
         folder.read_recipe()
@@ -241,16 +240,19 @@ def load(subject: Subject) -> Made:
         keys = None if own else said.get('input_key'), subject.target_key, said.get('logits_key')
         teacher = build_teachers([subject.spec], judge, *keys)[0]
         assert isinstance(teacher, Teacher), 'stores were refused by name'
-        student, status = None, ''
-        if subject.run is not None:
-            try:
-                spec = parse_teachers([{'run': subject.run, 'name': STUDENT}])[0]
-                student = build_teachers([spec], judge, None, subject.target_key, said.get('logits_key'))[0]
-            except (FileNotFoundError, ValueError, TypeError) as error:
-                raise type(error)(f'--student: {error}') from error
-            assert isinstance(student, Teacher)
-            status = _status(subject.run)
+        student = None if subject.run is None else _load_student(subject, judge)
+    status = '' if subject.run is None else _status(subject.run)
     return Made(judge, teacher, student, status, build_data(recipe, subject.label, judge))
+
+
+def _load_student(subject: Subject, judge: ComposerModel) -> Teacher:
+    try:
+        spec = parse_teachers([{'run': subject.run, 'name': STUDENT}])[0]
+        built = build_teachers([spec], judge, None, subject.target_key, subject.said.get('logits_key'))[0]
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        raise type(error)(f'--student: {error}') from error
+    assert isinstance(built, Teacher)
+    return built
 
 
 def _status(run: str) -> str:
@@ -273,7 +275,8 @@ def build_data(recipe: Recipe, label: str, model: ComposerModel) -> DataSpec:
         FileNotFoundError: For missing data.
     """
     where = f'evaluators.{label}.data'
-    name, settings = split_named({'batch_size': recipe.train_data['batch_size'], **recipe.evaluators[label].data}, where)
+    said = {'batch_size': recipe.train_data['batch_size'], **recipe.evaluators[label].data}
+    name, settings = split_named(said, where)
     size = settings.pop('batch_size')
     built = construct(DATA, name, settings, where, batch_size=size, seed=recipe.seed, train=False)
     check_fit(model, {where: built})

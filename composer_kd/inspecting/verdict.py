@@ -114,8 +114,8 @@ def _confidence(accuracy: float, found: Calibration) -> list[str]:
         )
     if found.entropy_share > _FLAT:
         told.append(
-            f'At temperature {_number(heat)} its answers are nearly even over the classes ({_share(found.entropy_share)} '
-            'of the largest entropy) and say little; lower the temperature.',
+            f'At temperature {_number(heat)} its answers are nearly even over the classes '
+            f'({_share(found.entropy_share)} of the largest entropy) and say little; lower the temperature.',
         )
     elif found.entropy_share < _SHARP:
         told.append(

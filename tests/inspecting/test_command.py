@@ -73,7 +73,7 @@ def test_identity_and_memory(found, runs):
 
 
 def test_quality(found, answers, runs):
-    labels, teacher, student = answers
+    labels, teacher, _ = answers
     assert (found['samples'], found['rows'], found['classes'], found['data']) == (359, 359, 10, 'validation')
     assert found['accuracy'] == pytest.approx((teacher.argmax(1) == labels).mean())
     assert found['quality']['MulticlassAccuracy'] == pytest.approx(found['accuracy'], abs=1e-6)
