@@ -112,7 +112,7 @@ def weigh(model: nn.Module, run: Callable[[], Any], samples: int, device: Device
     else:
         with torch.no_grad(), _Live() as live:
             run()
-        more, how = live.most, 'tensors that are there at once; what single operators need inside is not seen'
+        more, how = live.most, 'tensors there at once, without what operators need inside'
     return Memory(weights, weights + more, samples, how)
 
 

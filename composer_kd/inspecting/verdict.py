@@ -7,7 +7,7 @@ import math
 from composer_kd.inspecting.result import Beside, Calibration, Timing, Verdict
 
 _SURE, _AGREE = 2.0, 0.98
-_ERROR, _OFF = 0.03, 1.15
+_GAP, _OFF = 0.02, 1.15
 _SHARP, _FLAT = 0.02, 0.95
 
 
@@ -51,7 +51,7 @@ def judge(
     sentences.append(told)
     good = good and compared
     if calibration is not None and accuracy is not None and good:
-        sentences += _confidence(accuracy, calibration)
+        sentences += _confidence(rows, accuracy, calibration)
     if timing is not None:
         sentences.append(
             f'A step with it takes {_share(timing.overhead)} more, unprepared and asked on every batch; '
@@ -90,10 +90,12 @@ def _beside(rows: int, accuracy: float | None, beside: Beside | None, why: str) 
     return True, told
 
 
-def _confidence(accuracy: float, found: Calibration) -> list[str]:
+def _confidence(rows: int, accuracy: float, found: Calibration) -> list[str]:
     heat, best = found.kd_temperature, found.temperature
     told = []
-    if found.error > _ERROR and best > _OFF:
+    # of so few labels, a calibrated model has an error, too: bins are small
+    margin = max(_GAP, _SURE * math.sqrt(accuracy * (1 - accuracy) / rows))
+    if found.confidence - accuracy > margin and best > _OFF:
         advice = f'raise the temperature to {_number(best)} or more' if heat < best / _OFF else (
             f"the recipe's temperature of {_number(heat)} makes up for that"
         )
@@ -101,7 +103,7 @@ def _confidence(accuracy: float, found: Calibration) -> list[str]:
             f'It is overconfident: sure of {_share(found.confidence)} and right on {_share(accuracy)}; its '
             f'probabilities fit at temperature {_number(best)}: {advice}.',
         )
-    elif found.error > _ERROR and best < 1 / _OFF:
+    elif accuracy - found.confidence > margin and best < 1 / _OFF:
         told.append(
             f'It is underconfident: sure of {_share(found.confidence)} and right on {_share(accuracy)}; its '
             f'probabilities fit at temperature {_number(best)}, so a high temperature hides more of what it knows. '

@@ -62,8 +62,8 @@ def test_losses_on_layers_are_left_out_of_the_times():
     assert _without_layers({'loss': 'mse'}) == ({'loss': 'mse'}, [])
 
 
-def calibrated(error=0.1, temperature=1.0, heat=1.0, entropy=0.4):
-    return Calibration(0.9, error, 1.0, temperature, 1.0, 0.01, 100, None, None, heat, 1.0, entropy)
+def calibrated(temperature=1.0, confidence=0.9, heat=1.0, entropy=0.4):
+    return Calibration(confidence, 0.1, 1.0, temperature, 1.0, 0.01, 100, None, None, heat, 1.0, entropy)
 
 
 def beside(only_teacher, only_student, agreement=0.9):
@@ -88,8 +88,9 @@ def told(rows=1000, accuracy=0.8, commonest=0.1, calibration=None, student=None)
     ({'student': None}, True, 'not compared with a student: none'),
     ({'calibration': calibrated(temperature=2.0)}, True, 'overconfident: sure of 90.0 % and right on 80.0 %; its probabilities fit at temperature 2: raise'),
     ({'calibration': calibrated(temperature=2.0, heat=4.0)}, True, "recipe's temperature of 4 makes up for that"),
-    ({'calibration': calibrated(temperature=0.5)}, True, 'underconfident'),
-    ({'calibration': calibrated(error=0.01, temperature=2.0)}, True, 'taken at its word'),
+    ({'calibration': calibrated(temperature=0.5, confidence=0.7)}, True, 'underconfident'),
+    ({'calibration': calibrated(confidence=0.81, temperature=2.0)}, True, 'taken at its word'),
+    ({'calibration': calibrated(temperature=2.0), 'rows': 50}, True, 'taken at its word'),
     ({'calibration': calibrated(entropy=0.99, heat=20.0)}, True, 'lower the temperature'),
     ({'calibration': calibrated(entropy=0.001)}, True, 'a higher temperature tells more'),
     ({'accuracy': None, 'commonest': None}, True, 'labels are no classes'),
