@@ -74,6 +74,11 @@ def inspect_teacher(
     if len(rows.labels):
         right = float((rows.teacher.first == rows.labels).mean())
     notes = [*subject.notes, *(f'{name}: cannot be computed here' for name in rows.left_out)]
+    told = getattr(getattr(asked, 'alignment', None), 'told', '')
+    if told:
+        notes.append(f'made to fit the student: {told}')
+    if _opaque(asked) and not identity.parameters:
+        notes.append('it runs outside of torch, where its parameters and its memory cannot be seen')
     if batches is not None:
         notes.append('of the first batches alone, which are no random part of data that is sorted')
     del made, asked  # their memory is free before a training is timed
@@ -102,6 +107,10 @@ def _kind(teacher: Teacher) -> str:
             module = inner
             break
     return f'{type(module).__module__}.{type(module).__qualname__}'
+
+
+def _opaque(teacher: Teacher) -> bool:
+    return bool(getattr(teacher, 'opaque', False) or getattr(teacher.module, 'opaque', False))
 
 
 def _identity(teacher: Teacher) -> Identity:
@@ -135,8 +144,8 @@ def _look(subject: Subject, made: Made, which: str) -> tuple[list[Layer], int, s
             teacher.outputs(part, positions)
     module = teacher.module
     shown, every, why = list[Layer](), list[Layer](), ''
-    if getattr(teacher, 'opaque', False):
-        why = 'it is a closed program, whose layers cannot be tapped'
+    if _opaque(teacher):
+        why = 'it is a program, of which no layer can be tapped'
     else:
         labels = target_of(part, subject.target_key)
         tokens = labels.shape[1] if positions is not None else _tokens(part)

@@ -182,7 +182,7 @@ class Inspected:
         data: Label of the evaluator.
         samples: That were looked at.
         rows: Labels that count among them.
-        classes: Of the answers.
+        classes: Of the answers; 0 where labels are no classes.
         quality: The task's own metrics, by name.
         accuracy: The share of rows it has right; ``None`` where labels are no classes.
         commonest: The share of the commonest label.

@@ -37,7 +37,7 @@ class Rows:
     Attributes:
         samples: How many.
         labels: Of the rows that count, ``(n,)``; empty where labels are no classes.
-        classes: Of the answers.
+        classes: Of the answers; 0 where labels are no classes.
         teacher: What it said.
         student: Likewise; ``None`` without one.
         kl: KL(teacher || student) at temperature 1 in nats, ``(n,)``; empty without a student.
@@ -95,18 +95,21 @@ def read_rows(
             logits = judged.ask(part, positions)
             answer = None if other is None else other.ask(part, positions)
         judged.measure(part, logits, positions, row_labels)
-        classes = logits.shape[-1]
         if answer is not None and other is not None:
-            if answer.shape != logits.shape:
+            # logits that are cut to a shared vocabulary are the teacher's own alone
+            shared = getattr(teacher, 'shared', None)
+            if answer.shape[:-1] != logits.shape[:-1] or (shared is None and answer.shape[-1] != logits.shape[-1]):
                 raise ValueError(
                     f'The teacher ({teacher.origin}) gives logits of shape {tuple(logits.shape)} where the student '
                     f'gives {tuple(answer.shape)}. Choose a teacher made for this task.',
                 )
             other.measure(part, answer, positions, row_labels)
-        found = _classed(logits, target_of(part, target_key) if positions is None else row_labels, ignore_index)
+        labelled = target_of(part, target_key) if positions is None else row_labels
+        found = _classed(logits, labelled, ignore_index)
         if found is None:
             continue
         rows, labels, keep = found
+        classes = rows.shape[-1]
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise ValueError(
                 f'The teacher ({teacher.origin}) has {classes} outputs, and the labels of this data go from '
@@ -116,7 +119,7 @@ def read_rows(
         sample.add(rows, labels)
         labels_seen.append(labels.cpu())
         if answer is not None and other is not None:
-            theirs = _flat(answer, target_of(part, target_key) if positions is None else row_labels)[keep]
+            theirs = classes_last(answer, labelled).flatten(0, -2)[keep][..., :classes]
             other.look(theirs, labels, temperature)
             kls += [
                 kl_divergence(theirs[piece], rows[piece], reduction='none').float().cpu() for piece in pieces(rows)
@@ -170,7 +173,3 @@ def _classed(logits: Tensor, labels: Any, ignore_index: int) -> tuple[Tensor, Te
         return None
     keep = mask.flatten().nonzero().squeeze(1)
     return logits.flatten(0, -2)[keep], labels.flatten()[keep], keep
-
-
-def _flat(logits: Tensor, labels: Any) -> Tensor:
-    return classes_last(logits, labels).flatten(0, -2)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from composer.models import ComposerClassifier
 from PIL import Image
 
 from composer_kd.cli import main
@@ -236,6 +237,15 @@ def test_a_prepared_teacher(runs):
     assert told['identity']['prepared'][0].startswith('fold_batchnorm')
     assert told['quality'] == pytest.approx(own['quality'], rel=1e-4)
     assert len(told['layers']) == len(own['layers'])
+
+
+def test_a_program_has_no_layers(runs, monkeypatch):
+    monkeypatch.setattr(ComposerClassifier, 'opaque', True, raising=False)
+    told = inspected(runs / 'teacher', '--recipe', runs / 'recipe.yaml', '--batches', 1)
+    assert (told['layers'], told['layers_of']) == ([], 0)
+    assert 'no layer can be tapped' in told['no_layers']
+    result = inspect(runs / 'teacher', '--recipe', runs / 'recipe.yaml', '--seconds', 0)
+    assert '  it is a program, of which no layer can be tapped' in result.stdout.splitlines()
 
 
 # --- what is wrong ---
