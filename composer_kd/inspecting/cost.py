@@ -99,6 +99,13 @@ def weigh(model: nn.Module, run: Callable[[], Any], samples: int, device: Device
         run: Runs it once.
         samples: Of the batch that it runs on.
         device: Where it is.
+
+    Example:
+        >>> from composer.devices import DeviceCPU
+        >>> model = nn.Linear(3, 2)
+        >>> found = weigh(model, lambda: model(torch.zeros(5, 3)), 5, DeviceCPU())
+        >>> found.weights, found.peak - found.weights  # the input and the output, in float32
+        (32, 100)
     """
     weights = bytes_of(model)
     if device.name == 'gpu':

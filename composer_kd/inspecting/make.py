@@ -55,6 +55,21 @@ def inspect_teacher(
             or settings out of range.
         TypeError: For a value of a wrong type.
         FileNotFoundError: For a missing teacher, student or data.
+
+    Example:
+        >>> import tempfile
+        >>> from composer_kd.models import build_model
+        >>> from composer_kd.recipes import parse_recipe
+        >>> recipe = parse_recipe({
+        ...     'run_name': 'a', 'model': {'name': 'digits_resnet', 'width': 4}, 'optimizer': 'adam',
+        ...     'train_data': {'name': 'digits', 'batch_size': 8}, 'max_duration': '1ep',
+        ...     'evaluators': {'validation': {'data': {'name': 'digits'}}},
+        ... })
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     torch.save(build_model(recipe.model).state_dict(), f'{place}/new.pt')
+        ...     found = inspect_teacher(f'{place}/new.pt', recipe, seconds=0)
+        >>> found.rows, found.verdict.good
+        (359, False)
     """
     if (batches is not None and batches < 1) or bins < 1 or not seconds >= 0:
         raise ValueError(
@@ -126,7 +141,7 @@ def _named(subject: Subject) -> str:
     return f"--teacher '{yaml.safe_dump(said, default_flow_style=True, width=1000).strip()}'"
 
 
-def _look(subject: Subject, made: Made, which: str) -> tuple[list[Layer], int, str, Memory]:
+def _look(subject: Subject, made: Made, which: str) -> tuple[list[Layer], int, str, Memory | None]:
     """Bring the models to the device, and look at the teacher's layers and memory on one microbatch."""
     device, recipe = subject.device, subject.recipe
     part = next(parts_of(made.data, device, _microbatch(subject), 1, lambda share: None), None)
@@ -154,7 +169,8 @@ def _look(subject: Subject, made: Made, which: str) -> tuple[list[Layer], int, s
     if subject.spec.prepare is not None:
         teacher.make_ready(device.tensor_to_device(torch.zeros(0)).device, precision)
         run()  # its first answer is checked, with the untouched model beside it
-    return shown, len(every), why, weigh(teacher.module, run, samples, device)
+    unseen = _opaque(teacher) and next(module.parameters(), None) is None
+    return shown, len(every), why, None if unseen else weigh(teacher.module, run, samples, device)
 
 
 def _tokens(part: Any) -> int | None:

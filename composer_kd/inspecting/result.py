@@ -190,7 +190,7 @@ class Inspected:
         beside: ``None`` without a student.
         no_student: Then, why.
         timing: ``None`` where it was left out.
-        memory: Of the teacher.
+        memory: Of the teacher; ``None`` of a program outside of torch, where it cannot be seen.
         verdict: Worth trying or not.
         notes: What these figures do not see.
     """
@@ -213,7 +213,7 @@ class Inspected:
     beside: Beside | None
     no_student: str
     timing: Timing | None
-    memory: Memory
+    memory: Memory | None
     verdict: Verdict
     notes: Sequence[str]
 

@@ -75,7 +75,7 @@ def _identity(found: Inspected) -> list[tuple[str, str]]:
     one = found.identity
     rows = [
         ('architecture', one.kind), ('digest', one.digest[:16]),
-        ('parameters', f"{one.parameters:,}, {', '.join(one.dtypes)}"),
+        ('parameters', ', '.join([f'{one.parameters:,}', *one.dtypes]) if one.parameters else 'none that can be seen'),
     ]
     return [*rows, ('prepared', '; '.join(one.prepared))] if one.prepared else rows
 
@@ -131,7 +131,7 @@ def _calibration(found: Inspected) -> list[tuple[str, str]]:
 
 def _price(found: Inspected) -> list[tuple[str, str]]:
     memory, timing = found.memory, found.timing
-    rows = [
+    rows = [] if memory is None else [
         ('weights', size(memory.weights)),
         (f'peak of a forward of {memory.samples:,}', f'{size(memory.peak)} ({memory.how})'),
     ]

@@ -244,6 +244,7 @@ def test_a_program_has_no_layers(runs, monkeypatch):
     told = inspected(runs / 'teacher', '--recipe', runs / 'recipe.yaml', '--batches', 1)
     assert (told['layers'], told['layers_of']) == ([], 0)
     assert 'no layer can be tapped' in told['no_layers']
+    assert told['memory']['weights'] > 0, 'its parameters can be seen'
     result = inspect(runs / 'teacher', '--recipe', runs / 'recipe.yaml', '--seconds', 0)
     assert '  it is a program, of which no layer can be tapped' in result.stdout.splitlines()
 
