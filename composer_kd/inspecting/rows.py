@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,7 +147,10 @@ def parts_of(
             return
         batch = data.batch_transforms(batch)
         size = microbatch if isinstance(microbatch, int) else batch_size_of(batch) or 1
-        for part in data.split_batch(batch, size):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of a last microbatch that is smaller
+            parts = list(data.split_batch(batch, size))
+        for part in parts:
             yield data.microbatch_transforms(device.batch_to_device(part))
         tell(0.0 if count is None else (index + 1) / count)
 

@@ -139,7 +139,7 @@ def _price(found: Inspected) -> list[tuple[str, str]]:
         return [*rows, ('time', 'left out')]
 
     def spread(one: Spread) -> str:
-        return f'{duration(one.seconds)} [{duration(max(0.0, one.low))}, {duration(one.high)}], of {one.count}'
+        return f'{duration(one.seconds)} [{_signed(one.low)}, {_signed(one.high)}], of {one.count:,}'
     rows += [
         (f'step of {timing.samples:,} without distillation', spread(timing.step)),
         ('forward of the teacher on it', f'{spread(timing.teacher)}; {duration(timing.per_sample)} a sample'),
@@ -147,3 +147,8 @@ def _price(found: Inspected) -> list[tuple[str, str]]:
     if timing.rest is not None:
         rows.append(('loss, forward and backward, and all around', spread(timing.rest)))
     return [*rows, ('overhead of a step', f'{100 * timing.overhead:.1f} %')]
+
+
+def _signed(seconds: float) -> str:
+    # a difference of noisy times may lie below zero
+    return f"{'-' if seconds < 0 else ''}{duration(abs(seconds))}"

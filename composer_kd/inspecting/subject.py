@@ -142,7 +142,9 @@ def read_subject(
     check_data(recipe)
     said = dict(recipe.algorithms.get('distillation') or {})
     said.pop('teachers', None)
-    run, no_student = _student(recipe, item, student, notes)
+    if 'run' in item and (status := _status(str(item['run']))) != 'finished':
+        notes.append(f'the run of the teacher is {status}: its latest checkpoint is taken')
+    run, no_student = _student(recipe, item, student)
     return Subject(
         recipe, said, label, item, spec, run, no_student, _temperature(said, notes), found, tuple(notes),
     )
@@ -154,14 +156,15 @@ def _placed(recipe: Recipe, name: str | None) -> tuple[Recipe, Device, list[str]
         raise ValueError(f"--device: there is no '{name}' on this machine. Give --device cpu, or leave it out.")
     device, notes = get_device(name), list[str]()
     changes: dict[str, Any] = {'device': name}
-    if device.name == 'cpu' and recipe.precision not in (None, 'fp32'):
-        notes.append(f'in fp32, as a CPU has no {recipe.precision}: times on the device that trains are others')
-        changes |= {'precision': None, 'precision_config': None}
+    if device.name != 'gpu':
+        if recipe.precision not in (None, 'fp32'):
+            notes.append(f'in fp32, as there is no {recipe.precision} here: times on the device that trains are others')
+        changes |= {'precision': 'fp32', 'precision_config': None}
     return recipe.model_copy(update=changes), device, notes
 
 
 def _student(
-    recipe: Recipe, item: Mapping[str, Any], said: str | None, notes: list[str],
+    recipe: Recipe, item: Mapping[str, Any], said: str | None,
 ) -> tuple[str | None, str]:
     if said is not None:
         try:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from time import perf_counter
@@ -280,6 +281,20 @@ def test_a_recipe_for_a_gpu_on_a_cpu(runs):
     told = inspected(runs / 'teacher', '--recipe', runs / 'recipe.yaml', '--device', 'cpu', 'precision=amp_bf16')
     assert told['precision'] == 'fp32'
     assert any('amp_bf16' in note for note in told['notes'])
+
+
+def test_a_teacher_whose_run_did_not_finish(runs, tmp_path):
+    shutil.copytree(runs / 'teacher', tmp_path / 'cut', symlinks=True)
+    folder = RunFolder(tmp_path / 'cut')
+    folder.write_record(folder.read_record().model_copy(update={'status': 'unfinished'}))
+    told = inspected(tmp_path / 'cut', '--recipe', runs / 'recipe.yaml', '--batches', 1)
+    assert 'the run of the teacher is unfinished: its latest checkpoint is taken' in told['notes']
+    path = digits(tmp_path, 'cut')
+    told = inspected(runs / 'teacher', '--recipe', path, '--batches', 1)
+    assert told['beside'] is None
+    assert 'did not finish' in told['no_student']
+    told = inspected(runs / 'teacher', '--recipe', path, '--batches', 1, '--student', tmp_path / 'cut')
+    assert told['beside']['status'] == 'unfinished'
 
 
 def test_a_teacher_that_is_not_finite(runs, tmp_path):

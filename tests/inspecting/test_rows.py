@@ -18,8 +18,6 @@ from composer_kd.models import bert_classifier
 from composer_kd.teachers import Teacher
 from tests.models.test_bert_classifier import SMALL, batch
 
-pytestmark = pytest.mark.filterwarnings('ignore:Cannot split tensor of length')
-
 
 def read(judge, teacher, batches, student=None, most=None, **settings):
     data = batches if isinstance(batches, DataSpec) else DataSpec(DataLoader(batches, batch_size=None))
