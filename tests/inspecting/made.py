@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from composer_kd.cli import main
 from composer_kd.recipes import load_recipe
 from composer_kd.recipes.build import train
-from tests.caching.made import text, write
+from tests.caching.made import save_teacher, text, write
+from tests.models.words import tokenizer_folder
 from tests.recipes.tiny import plain
 
 VALIDATION = {'validation': {'data': {'name': 'digits', 'split': 'validation', 'batch_size': 128, 'noise': 0.2}}}
@@ -38,6 +39,23 @@ def masked(folder: Path) -> Path:
     recipe = text(folder)
     data = {**recipe['train_data'], 'shuffle': False} if 'shuffle' in recipe['train_data'] else recipe['train_data']
     return write({**recipe, 'evaluators': {'text': {'data': data}}}, folder, 'masked.yaml')
+
+
+def glue(folder: Path, task: str, lines: list[str], num_labels: int, metrics: list[str]) -> Path:
+    """A recipe of a GLUE task whose two files hold the same lines, and weights beside it in ``teacher.pt``."""
+    words = str(tokenizer_folder(folder / 'tokenizer'))
+    for split in ('train', 'dev'):
+        (folder / f'{split}.tsv').write_text('\n'.join(lines) + '\n')
+    model = {
+        'name': 'bert_classifier', 'tokenizer': words, 'vocab_size': 16, 'hidden_size': 16, 'num_hidden_layers': 1,
+        'num_attention_heads': 2, 'intermediate_size': 32, 'max_position_embeddings': 32, 'num_labels': num_labels,
+        'metrics': metrics,
+    }
+    data = {'name': 'glue', 'task': task, 'path': str(folder), 'tokenizer': words, 'max_seq_len': 16, 'batch_size': 4}
+    save_teacher(folder / 'teacher.pt', model)
+    return write(plain(
+        run_folder=str(folder / 'run'), model=model, train_data=data, evaluators={'dev': {'data': data}},
+    ), folder)
 
 
 def inspect(*arguments: Any) -> Any:

@@ -21,7 +21,7 @@ from composer_kd.recipes.tasks.digits import Digits
 from composer_kd.runs import RunFolder
 from composer_kd.teachers import digest_of, model_of_run
 from tests.caching.made import ROOT, save_teacher
-from tests.inspecting.made import digits, inspect, inspected, masked, refused, trained
+from tests.inspecting.made import digits, glue, inspect, inspected, masked, refused, trained
 
 pytestmark = pytest.mark.filterwarnings('ignore:Teacher .* no better than')
 
@@ -230,6 +230,33 @@ def test_masked_words(tmp_path):
     assert 'model.bert.encoder.layer.0' in names
     assert {layer['kind'] for layer in told['layers'] if layer['name'].startswith('model.bert.encoder')} == {'hidden'}
     assert told['timing']['overhead'] > 0
+
+
+def test_sentences(tmp_path):
+    lines = [f'the {animal} sat\t{n % 2}' for n in range(5) for animal in ('cat', 'dog')]
+    path = glue(tmp_path, 'sst2', ['sentence\tlabel', *lines], 2, ['accuracy', 'f1'])
+    told = inspected(tmp_path / 'teacher.pt', '--recipe', path, seconds=0.2)
+    assert (told['samples'], told['rows'], told['classes']) == (10, 10, 2)
+    assert set(told['quality']) == {'MulticlassAccuracy', 'BinaryF1Score'}
+    assert told['quality']['MulticlassAccuracy'] == pytest.approx(told['accuracy'])
+    assert told['commonest'] == 0.6
+    assert 'model.bert.encoder.layer.0' in [layer['name'] for layer in told['layers']]
+    assert told['timing']['overhead'] > 0
+
+
+def test_a_regression_has_metrics_and_price_alone(tmp_path):
+    head = 'index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore'
+    lines = [f'{n}\tmain\tx\t2012\t0\tnone\tnone\tA cat sat\tThe {animal} ran\t{n / 2}' for n in range(5)
+             for animal in ('cat', 'dog')]
+    path = glue(tmp_path, 'stsb', [head, *lines], 1, ['pearson'])
+    told = inspected(tmp_path / 'teacher.pt', '--recipe', path)
+    assert set(told['quality']) == {'PearsonCorrCoef'}
+    assert (told['calibration'], told['accuracy'], told['rows'], told['samples']) == (None, None, 0, 10)
+    assert 'labels are no classes' in told['verdict']['sentences'][0]
+    result = inspect(tmp_path / 'teacher.pt', '--recipe', path, '--seconds', 0)
+    assert 'PearsonCorrCoef' in result.stdout
+    assert 'nothing to draw' in refused(
+        tmp_path / 'teacher.pt', '--recipe', path, '--seconds', 0, '--plot', tmp_path / 'a.png')
 
 
 def test_a_prepared_teacher(runs):
