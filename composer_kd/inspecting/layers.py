@@ -13,6 +13,7 @@ from composer_kd.inspecting.result import Layer
 
 TOP, ALL = 'top', 'all'
 _LISTS = (nn.ModuleList, nn.ModuleDict)
+_FEW = 4
 
 
 def observe(model: nn.Module, run: Callable[[], Any], samples: int, tokens: int | None) -> list[Layer]:
@@ -97,8 +98,8 @@ def chosen(model: nn.Module, layers: list[Layer], which: str) -> list[Layer]:
     Args:
         model: The model.
         layers: All.
-        which: ``'top'``: the model's stages, and the single blocks of models that keep them in a list; ``'all'``; or a
-            pattern of names, as in ``'*.layer.*'``.
+        which: ``'top'``: the model's stages, and the single blocks of models that keep them in one list or row;
+            ``'all'``; or a pattern of names, as in ``'*.layer.*'``.
 
     Raises:
         ValueError: For a pattern that fits none.
@@ -127,10 +128,17 @@ def _top(module: nn.Module, prefix: str, seen: set[str]) -> Iterator[str]:
     if len(children) == 1 and not isinstance(children[0][1], _LISTS) and list(children[0][1].children()):
         yield from _top(children[0][1], f'{children[0][0]}.', seen)  # a wrapper, such as Composer's
         return
+    few = sum(any(True for _ in child.parameters()) for _, child in children) <= _FEW
     for name, child in children:
-        if isinstance(child, _LISTS):
-            yield from (f'{name}.{key}' for key, _ in child.named_children())
-        else:
+        if not isinstance(child, _LISTS):
             yield name
-            if any(isinstance(inner, _LISTS) for inner in child.modules()):
-                yield from _top(child, f'{name}.', seen)
+        if isinstance(child, _LISTS) or (few and _is_row(child)):
+            yield from (f'{name}.{key}' for key, _ in child.named_children())
+        elif any(isinstance(inner, _LISTS) or (few and _is_row(inner)) for inner in child.modules()):
+            yield from _top(child, f'{name}.', seen)
+
+
+def _is_row(module: nn.Module) -> bool:
+    """Whether it is a row of blocks, each of several layers."""
+    sizes = [len(list(block.children())) for block in module.children()]
+    return isinstance(module, nn.Sequential) and len(sizes) >= _FEW and all(sizes)

@@ -30,6 +30,24 @@ def test_the_layers_of_a_transformer_with_attention():
     assert [layer.name for layer in chosen(model, layers, '*.layer.?')] == ['model.bert.encoder.layer.0', 'model.bert.encoder.layer.1']
 
 
+def test_blocks_in_a_row_are_listed_where_there_are_few_stages():
+    def block():
+        return nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    row = nn.Sequential(*(block() for _ in range(4)))
+    stages = nn.Sequential(*(nn.Sequential(*(block() for _ in range(4))) for _ in range(5)))
+    rows = torch.randn(2, 3)
+
+    def top(**parts):
+        model = nn.Sequential()
+        for name, part in parts.items():
+            model.add_module(name, part)
+        wrapped = nn.Sequential(model)
+        return [layer.name for layer in chosen(wrapped, observe(wrapped, lambda: wrapped(rows), 2, None), 'top')]
+    assert top(stem=nn.Linear(3, 3), body=row, head=nn.Linear(3, 3)) == [
+        '0.stem', '0.body', '0.body.0', '0.body.1', '0.body.2', '0.body.3', '0.head']
+    assert top(**{f's{n}': stage for n, stage in enumerate(stages)}) == ['0.s0', '0.s1', '0.s2', '0.s3', '0.s4']
+
+
 class Weights(nn.Module):
     def forward(self, x):
         return (x.transpose(-1, -2) @ x).softmax(-1).unsqueeze(1)
