@@ -33,8 +33,8 @@ class _Late(click.Group):
 
 @click.group(
     cls=_Late, late={
-        'cache': 'composer_kd.caching.command:cache', 'report': 'composer_kd.report.command:report',
-        'tune': 'composer_kd.tuning.command:tune',
+        'cache': 'composer_kd.caching.command:cache', 'inspect': 'composer_kd.inspecting.command:inspect',
+        'report': 'composer_kd.report.command:report', 'tune': 'composer_kd.tuning.command:tune',
     },
     context_settings={'help_option_names': ['-h', '--help']},
 )

@@ -32,6 +32,7 @@ ROOMS = [
     ['plan'],
     ['caching'],
     ['tuning'],
+    ['inspecting'],
     ['convert', 'export'],
     ['studies'],
     ['report'],

@@ -82,6 +82,21 @@ def test_stored_answers(made):
     assert not (folder / 'stores' / 'digits-baseline').exists(), 'nothing was trained that fills it'
 
 
+def test_inspecting_a_teacher(made):
+    folder, _ = made
+    block = next(block for block in blocks('bash') if 'composer-kd inspect' in block)
+    first, second = ran(block.replace('--plot', '--seconds 1 --plot'), folder)
+    for said in (first, second):
+        assert 'student (runs/digits-kd)' in said
+        assert 'expected calibration error' in said
+    assert 'overhead of a step' in first
+    assert 'module.stem.0' in second
+    assert (folder / 'reliability.png').stat().st_size > 10_000
+    part = README.split('## Is it any good as a teacher')[1].split('\n## ')[0]
+    told = CliRunner().invoke(main, ['inspect', '--help']).output
+    assert set(re.findall(r'--[a-z]+', told)) - {'--help'} <= set(re.findall(r'`(--[a-z]+)', part)) | {'--recipe'}
+
+
 def test_the_recipe_entry_over_a_recipe_that_is_there(made, monkeypatch):
     monkeypatch.chdir(made[0])
     entry = yaml.safe_load(blocks('yaml')[0])
@@ -105,7 +120,7 @@ def test_the_study():
 def test_every_command_is_named():
     pages = README + (ROOT / 'yamls' / 'studies' / 'README.md').read_text()
     for command in (
-        'validate', 'plan', 'tune', 'cache', 'cache estimate', 'cache verify', 'export', 'report', 'study run', 'study status', 'study report',
+        'validate', 'plan', 'tune', 'inspect', 'cache', 'cache estimate', 'cache verify', 'export', 'report', 'study run', 'study status', 'study report',
     ):
         assert f'composer-kd {command}' in pages
         assert CliRunner().invoke(main, [*command.split(), '--help']).exit_code == 0
