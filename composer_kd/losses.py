@@ -16,7 +16,7 @@ from composer_kd.functional.inputs import at_least_float32, check_inputs
 from composer_kd.functional.reduction import blank, masked_mean, reduce_rows
 from composer_kd.names import check_settings, split_named
 
-__all__ = ['LOSSES', 'Loss', 'LossSpec', 'Space', 'make_loss']
+__all__ = ['LOSSES', 'Loss', 'LossSpec', 'make_loss']
 
 
 @dataclass(frozen=True)

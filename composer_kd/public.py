@@ -7,14 +7,17 @@ Example:
     What a registry holds is looked up by name, and users' own things are registered with its decorator:
 
     >>> from composer_kd.components import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
+    >>> from composer_kd.features import FEATURE_LOSSES
     >>> from composer_kd.losses import LOSSES
     >>> from composer_kd.models import MODELS
     >>> from composer_kd.recipes import DATA
+    >>> from composer_kd.teachers import TEACHERS
     >>> [name in registry.names() for name, registry in (
     ...     ('mixup', ALGORITHMS), ('speed_monitor', CALLBACKS), ('wandb', LOGGERS), ('adamw', OPTIMIZERS),
     ...     ('cosine_annealing', SCHEDULERS), ('kl_divergence', LOSSES), ('bert_masked_lm', MODELS), ('digits', DATA),
+    ...     ('hint', FEATURE_LOSSES), ('torchvision', TEACHERS),
     ... )]
-    [True, True, True, True, True, True, True, True]
+    [True, True, True, True, True, True, True, True, True, True]
 """
 
 from __future__ import annotations
@@ -28,19 +31,20 @@ from typing import Any
 PUBLIC: Mapping[str, tuple[str, ...]] = {
     'composer_kd': ('Distillation',),
     'composer_kd.losses': ('LOSSES', 'Loss', 'LossSpec', 'make_loss'),
+    'composer_kd.features': ('FEATURE_LOSSES', 'FeatureLoss', 'FeatureSpec', 'make_feature_loss'),
     'composer_kd.functional': (
-        'all_classes', 'binary_kl_divergence', 'combine_logits', 'combine_probabilities', 'cross_entropy', 'draw',
-        'hard_label', 'jensen_shannon', 'kl_divergence', 'masked_mean', 'mse', 'on_outcomes', 'reverse_kl',
-        'soft_cross_entropy', 'top_k',
+        'all_classes', 'binary_kl_divergence', 'combine_logits', 'combine_probabilities', 'cosine', 'cross_entropy',
+        'decoupled_kd', 'dist', 'draw', 'hard_label', 'jensen_shannon', 'kl_divergence', 'masked_mean', 'mse',
+        'on_outcomes', 'reverse_kl', 'soft_cross_entropy', 'standardized_kl', 'top_k', 'total_variation',
     ),
     'composer_kd.teachers': (
-        'Prepare', 'Teacher', 'build_teachers', 'digest_of', 'model_of_run', 'parse_teachers', 'read_weights',
+        'TEACHERS', 'Kind', 'Prepare', 'Teacher', 'build_teachers', 'digest_of', 'model_of_run', 'parse_teachers', 'read_weights',
     ),
     'composer_kd.answers': ('Format',),
     'composer_kd.components': ('ALGORITHMS', 'CALLBACKS', 'LOGGERS', 'OPTIMIZERS', 'SCHEDULERS'),
     'composer_kd.models': (
-        'MODELS', 'apply_surgery', 'bert_classifier', 'bert_masked_lm', 'build_model', 'cifar_resnet', 'digits_resnet',
-        'load_tokenizer', 'torchvision_resnet', 'vocabulary_digest',
+        'MODELS', 'Traits', 'apply_surgery', 'bert_classifier', 'bert_masked_lm', 'build_model', 'cifar_resnet', 'digits_resnet',
+        'load_tokenizer', 'torchvision_resnet', 'traits_of', 'vocabulary_digest',
     ),
     'composer_kd.callbacks': ('RunRecorder', 'forward_flops', 'forward_flops_per_sample'),
     'composer_kd.recipes': (
@@ -57,13 +61,15 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
 """By module, its public names."""
 
 WHOLE = frozenset({
-    'composer_kd', 'composer_kd.losses', 'composer_kd.functional', 'composer_kd.models', 'composer_kd.recipes',
-    'composer_kd.export',
+    'composer_kd', 'composer_kd.losses', 'composer_kd.features', 'composer_kd.functional', 'composer_kd.models',
+    'composer_kd.recipes', 'composer_kd.export',
 })
 """Modules of which every name without an underscore is public."""
 
 REGISTRIES: Mapping[str, str] = {
     'LOSSES': "Losses by name, and users' own.",
+    'FEATURE_LOSSES': "Losses of features by name, and users' own.",
+    'TEACHERS': "Kinds of teachers by name, and users' own.",
     'ALGORITHMS': "Composer's algorithms by name, and users' own.",
     'CALLBACKS': "Composer's callbacks by name, and users' own.",
     'LOGGERS': "Composer's loggers by name, and users' own.",

@@ -16,17 +16,16 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.answers import Answer
-from composer_kd.batches import Key, LogitsKey, batch_size_of, cut, target_of
+from composer_kd.batches import Key, LogitsKey
 from composer_kd.teachers.ahead import Ahead, Ready, Split
 from composer_kd.teachers.build import AnyTeacher, build_teachers
+from composer_kd.teachers.parts import Part, joined, parts_of
 from composer_kd.teachers.placement import choose_placements
 from composer_kd.teachers.specs import TeacherSpec
 from composer_kd.teachers.stores import Stores, refuse_sharded
 from composer_kd.teachers.teacher import Teacher
 
 log = logging.getLogger(__name__)
-
-_Part = tuple[Any, Tensor | None, Tensor | None]
 
 
 class Pool:
@@ -167,7 +166,7 @@ class Pool:
         Returns:
             By index, logits; of stored answers, the rows of samples or of the tokens whose labels count.
         """
-        parts = _parts(batch, positions, self._size, self._keys[1])
+        parts = parts_of(batch, positions, self._size, self._keys[1])
         answers: dict[int, Answer] = {}
         self.heard = {}
         for i in asked:
@@ -187,7 +186,7 @@ class Pool:
                 said.append(teacher.outputs(part, where))
                 if teacher.watch is not None:
                     self.heard.setdefault(i, []).append(teacher.watch.take())
-            answers[i] = _joined(said, [places for _, _, places in parts])
+            answers[i] = joined(said, [places for _, _, places in parts])
             if teacher.placement == 'sharded':
                 self._repeat(teacher, parts[-1], self._lockstep.due(self._size) - len(parts))
         # every rank in the same order: the microbatches that only others have come round by round, as theirs do
@@ -210,12 +209,12 @@ class Pool:
 
     def _whole(self, teacher: Teacher, batch: Any, positions: Tensor | None) -> Tensor:
         """A live teacher's logits for samples whose answers are not stored."""
-        parts = _parts(batch, positions, self._size, self._keys[1])
+        parts = parts_of(batch, positions, self._size, self._keys[1])
         said = [teacher.outputs(part, where) for part, where, _ in parts]
-        return _joined(said, [places for _, _, places in parts])
+        return joined(said, [places for _, _, places in parts])
 
     @staticmethod
-    def _repeat(teacher: Teacher, part: _Part, times: int) -> None:
+    def _repeat(teacher: Teacher, part: Part, times: int) -> None:
         """Take part where other ranks have more to ask a sharded teacher than this one."""
         for _ in range(times):
             teacher.outputs(*part[:2])
@@ -294,28 +293,3 @@ class _Lockstep:
         """A microbatch is done: how many more the others have, if it was the last one here."""
         self._left -= 1
         return self._extra if self._left == 0 else 0
-
-
-def _parts(batch: Any, positions: Tensor | None, size: int | None, target_key: Key) -> list[_Part]:
-    """A microbatch in parts of ``size`` samples: each with its own positions, and their places among all."""
-    samples = batch_size_of(batch)
-    if size is None or samples is None or samples <= size:
-        return [(batch, positions, None)]
-    found: list[_Part] = []
-    for begin in range(0, samples, size):
-        part = cut(batch, slice(begin, begin + size))
-        if positions is None:
-            found.append((part, None, None))
-            continue
-        length = target_of(batch, target_key).shape[1]
-        places = ((positions >= begin * length) & (positions < (begin + size) * length)).nonzero().squeeze(1)
-        found.append((part, positions[places] - begin * length, places))
-    return found
-
-
-def _joined(said: Sequence[Tensor], places: Sequence[Tensor | None]) -> Tensor:
-    if len(said) == 1:
-        return said[0]
-    joined = torch.cat(list(said))
-    order = [where for where in places if where is not None]
-    return joined if not order else torch.empty_like(joined).index_copy_(0, torch.cat(order), joined)
