@@ -147,7 +147,7 @@ def prepare(
     assert isinstance(built, Teacher)
     device.module_to_device(built.module)
     built.make_ready(device.tensor_to_device(torch.zeros(0)).device, precision_of(recipe, device))
-    classes = outputs_known(built.module)
+    classes = outputs_known(built.module) if built.shared is None else built.shared
     classes = outputs_known(student) if classes is None else classes
     if classes is None:
         raise ValueError('--format: how many classes the teacher has is not known from its model or the student.')

@@ -46,7 +46,7 @@ def drawn(tmp_path_factory):
     ({'module': teacher(), 'cache': 'none/here'}, FileNotFoundError, r"teachers\[0\]\.cache: .*fill: true"),
     ({'module': teacher(), 'cache': {'path': 'x', 'fill': 'yes'}}, TypeError, r"teachers\[0\]\.cache\.fill: expected true or false, got 'yes'"),
     ({'module': teacher(), 'cache': {'path': 's3://bucket/x', 'fill': True}}, ValueError, r"teachers\[0\]\.cache\.path: beside a teacher.*'s3://bucket/x'"),
-    ({'module': teacher(), 'run': 'x', 'cache': 'y'}, ValueError, r'teachers\[0\]: expected one of the keys .* got run and module'),
+    ({'module': teacher(), 'run': 'x', 'cache': 'y'}, ValueError, r'teachers\[0\]: expected one of the keys .* got module and run'),
     ({'cache': 'x', 'weight': 0}, (ValueError, FileNotFoundError), r'teachers\[0\]'),
 ])
 def test_settings(said, error, message, tmp_path, monkeypatch):

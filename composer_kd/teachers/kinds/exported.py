@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from composer_kd.models.outside import told
+from composer_kd.models.outside import sha256, told
 from composer_kd.teachers.fetch import fetched, is_remote
 from composer_kd.teachers.kinds.onnx_file import check_file
 from composer_kd.teachers.kinds.opaque import OpaqueModel
@@ -23,11 +23,16 @@ class ExportedModel(OpaqueModel):
 
     Args:
         program: What ``torch.export.load`` gave.
+        digest: SHA-256 of the file, hexadecimal.
         where: What it is for, for messages.
     """
 
-    def __init__(self, program: Any, where: str) -> None:
+    file: torch.Tensor
+
+    def __init__(self, program: Any, digest: str, where: str) -> None:
         super().__init__()
+        # the weights alone do not tell two programs apart
+        self.register_buffer('file', torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8))
         self._where = where
         self._names = tuple(spec for spec in program.graph_signature.user_inputs)
         self.program = program.module()
@@ -117,7 +122,7 @@ def load_exported(source: str, *, where: str = 'teacher') -> nn.Module:
                 f'{where}.exported: {source} cannot be read as a program of torch.export. '
                 f'({told(error)[:300]})',
             ) from error
-        return ExportedModel(program, f'{where}.exported')
+        return ExportedModel(program, sha256([path]), f'{where}.exported')
 
 
 def _torchscript(path: Any) -> bool:

@@ -90,8 +90,11 @@ def load_timm(
         load_weights(model, read_weights(pretrained), where, pretrained)
     config = timm.data.resolve_model_data_config(model)
     published = (getattr(model, 'pretrained_cfg', None) or {}).get('label_names')
+    # of other channels than it was published for, the statistics are nobody's
+    whose = in_chans in (None, len(config['mean']))
     model.traits = Traits(  # type: ignore[assignment]
-        tuple(config['mean']), tuple(config['std']), int(config['input_size'][-1]),
+        tuple(config['mean']) if whose else None, tuple(config['std']) if whose else None,
+        int(config['input_size'][-1]),
         class_names(published) if num_classes in (None, len(published or ())) else None,
     )
     return model.eval()

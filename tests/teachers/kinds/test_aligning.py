@@ -10,7 +10,8 @@ from composer_kd.recipes.fits import tell_traits
 from composer_kd.recipes.tasks.sees import CIFAR_CLASSES, traits_of_data
 from composer_kd.teachers import build_teachers, parse_teachers
 from composer_kd.teachers.pool import shared_by
-from tests.common import trainer, weights
+from tests.answers.training import train
+from tests.common import classifier, trainer, weights
 from tests.teachers.kinds import made
 
 OWN = {'mean': (0.4, 0.5, 0.6), 'std': (0.2, 0.25, 0.5)}
@@ -216,3 +217,33 @@ def test_training_with_microbatches_is_the_same_on_a_shared_vocabulary(tmp_path)
 def test_plain_students_need_no_traits():
     model = ComposerClassifier(made.Pictures(), num_classes=4)
     assert one(made.Pictures(), model).alignment.nothing
+
+
+def test_dense_stored_answers_of_a_longer_vocabulary_are_cut_too(tmp_path):
+    settings = {'check_batches': 0, 'prepare': 'none', 'kd_loss_weight': 1.0}
+    dense = {'name': 'dense', 'dtype': 'float32'}
+
+    def teacher():
+        return {'module': classifier(3, 12)}
+
+    def taught(entry, classes=10):
+        return train(entry, '1ep', model=classifier(0, classes), **settings)
+
+    def same(one, other):
+        for name, value in weights(one).items():
+            assert torch.equal(value, weights(other)[name])
+
+    live = taught({**teacher(), 'vocabulary': 'shared'})
+    cache = {'path': str(tmp_path / 'cut'), 'fill': True, 'format': dense}
+    same(live, taught({**teacher(), 'vocabulary': 'shared', 'cache': cache}))
+    same(live, taught({'cache': cache['path'], 'vocabulary': 'shared'}))
+    # of all twelve, stored by another training
+    whole = {'path': str(tmp_path / 'whole'), 'fill': True, 'format': dense}
+    taught({**teacher(), 'cache': whole}, 12)
+    same(live, taught({'cache': whole['path'], 'vocabulary': 'shared'}))
+    with pytest.raises(ValueError, match='are over 12 classes, and the student has 10'):
+        taught({'cache': whole['path']})
+    few = {'path': str(tmp_path / 'few'), 'fill': True, 'format': {'name': 'top_k', 'k': 2, 'temperature': 1.0}}
+    taught({**teacher(), 'cache': few}, 12)
+    with pytest.raises(ValueError, match="vocabulary: 'shared' cuts the answers to 10 of 12 words, and those stored as"):
+        taught({'cache': few['path'], 'vocabulary': 'shared'})

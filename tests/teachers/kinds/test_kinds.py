@@ -191,6 +191,7 @@ def rewritten(file, change):
 @pytest.mark.parametrize(('before', 'after', 'told'), [
     ('torch.ops.aten.relu.default', 'torch.os.system', r'asks for torch\.os\.system'),
     ('torch.ops.aten.relu.default', 'torch.ops.aten.from_file.default', 'asks for torch.ops.aten.from_file'),
+    ('torch.ops.aten.relu.default', 'torch.ops.aten.relu.__class__', 'asks for torch.ops.aten.relu.__class__'),
     ('torch.ops.aten.relu.default', 'torchX.hub.load', 'asks for torchX.hub.load'),
     ('"expr_str": "s0"', '"expr_str": "__import__(\'os\').mkdir(\'mark\')"', 'its sizes are'),
     ('"expr_str": "s0"', '"expr_str": "exit()"', 'its sizes are'),
@@ -282,3 +283,16 @@ def test_a_kind_of_ones_own():
     finally:
         for name in ('linear_of_tests', 'broken_of_tests', 'weight'):
             TEACHERS._items.pop(name, None)
+
+
+def test_conditions_of_newer_programs_are_looked_at_too(tmp_path):
+    def archive(text):
+        with zipfile.ZipFile(tmp_path / 'm.pt2', 'w') as file:
+            file.writestr('models/model.json', json.dumps({'guards_code': [text]}))
+        return tmp_path / 'm.pt2'
+
+    refuse_code(archive("L['args'][0].size()[0] <= 64 and 2 <= L['images'].size()[0]"))
+    with pytest.raises(pickle.UnpicklingError, match='its sizes are'):
+        refuse_code(archive("__import__('os').system('true')"))
+    with pytest.raises(pickle.UnpicklingError, match='its sizes are'):
+        refuse_code(archive("L['args'][0].__class__"))
