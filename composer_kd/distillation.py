@@ -11,7 +11,6 @@ import torch
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from composer.models import ComposerModel
-from torch import Tensor
 
 from composer_kd import joining
 from composer_kd.batches import Key, LogitsKey
@@ -21,6 +20,7 @@ from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
 from composer_kd.teachers import AnyTeacher, look_at_teachers
 from composer_kd.teaching import Teaching
+from composer_kd.term import Term
 
 
 class Distillation(Algorithm):
@@ -45,6 +45,10 @@ class Distillation(Algorithm):
             where they are stored, and stored where they are not (``fill``; default false).
         loss: A name, ``{name: ..., **settings}``, or a function of (student_logits, teacher_logits). See
             :mod:`composer_kd.losses` for the names. Its ``temperature`` may follow a scheduler, as ``kd_loss_weight``.
+            Default: ``'kl_divergence'``.
+        losses: In place of ``loss``, several: a list in which each may also have a ``weight`` (default 1; a number or a
+            scheduler), a ``start`` and an ``end`` within the window, and a ``label`` for its metric
+            ``loss/train/kd/LABEL`` (default: its name). The KD term is the weighted sum of those that are on.
         kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or
             ``{scheduler_name: settings}``.
         base_loss_weight: Weight of the model's own loss while distillation is on, 0 or more.
@@ -120,7 +124,8 @@ class Distillation(Algorithm):
     def __init__(
         self,
         teachers: torch.nn.Module | Mapping[str, Any] | Sequence[torch.nn.Module | Mapping[str, Any]],
-        loss: Any = 'kl_divergence',
+        loss: Any = None,
+        losses: Any = None,
         kd_loss_weight: Any = 0.9,
         base_loss_weight: float = 0.1,
         start: str = '0dur',
@@ -146,12 +151,15 @@ class Distillation(Algorithm):
         # Composer asks for it several times at every event, whatever its log's level
         self._text = f"Distillation({', '.join(f'{key}={value!r}' for key, value in self._s.plain.items())})"
         self._plan = Plan(self._s)
-        self._ledger = Ledger(*self._s.names)
+        self._ledger = Ledger(*self._s.names, self._s.labels)
         self._teaching = Teaching(self._s, self._ledger)
+        tapping = self._teaching.tapping
         self._done, self._now = False, Decision()
-        self._kd: Tensor | None = None
+        self._kd: Term | None = None
         self._in_batch = {Event.BEFORE_TRAIN_BATCH: self._decide, Event.AFTER_FORWARD: self._after_forward,
-                          Event.BEFORE_BACKWARD: self._join}
+                          Event.BEFORE_BACKWARD: self._join,
+                          Event.BEFORE_FORWARD: lambda _: tapping.before_forward(self._now),
+                          Event.AFTER_TRAIN_BATCH: lambda state: tapping.after_backward(state, self._now)}
         self._between = {Event.INIT: self._load, Event.FIT_START: self._fit_start, Event.BATCH_END: self._batch_end,
                          Event.EPOCH_START: self._teaching.epoch_start, Event.FIT_END: self._teaching.fit_end}
 
@@ -182,6 +190,8 @@ class Distillation(Algorithm):
             return self._kd is not None
         if event is Event.BEFORE_TRAIN_BATCH or event is Event.BATCH_END:
             return not self._done
+        if event is Event.BEFORE_FORWARD or event is Event.AFTER_TRAIN_BATCH:
+            return self._now.on and bool(self._teaching.tapping)
         if event is Event.INIT:
             return joining.last_at_init(self, state)
         if event is Event.EPOCH_START or event is Event.FIT_END:
@@ -204,6 +214,7 @@ class Distillation(Algorithm):
         started = time.perf_counter()
         self._teaching.pool.load(state, self._plan.held(), self._s.sampling == 'by_rank')
         self._s.check_formats(self.teachers)
+        self._teaching.tapping.load(state, self._teaching.pool)
         self._ledger.load_seconds += time.perf_counter() - started
         logger.log_hyperparameters({
             'distillation': self.settings,
@@ -228,11 +239,13 @@ class Distillation(Algorithm):
 
     def _join(self, state: State) -> None:
         assert self._kd is not None
-        state.loss, base = joining.join(state.loss, self._kd, self._s.base_loss_weight, self._now.kd_loss_weight)
-        self._ledger.losses(self._kd, base, self._teaching.share.size(state.batch, self._s.target_key))
+        kd = self._kd.total
+        state.loss, base = joining.join(state.loss, kd, self._s.base_loss_weight, self._now.kd_loss_weight)
+        self._ledger.losses(kd, base, self._teaching.share.size(state.batch, self._s.target_key), self._kd.parts)
         self._kd = None
 
     def _batch_end(self, state: State, logger: Logger) -> None:
+        self._teaching.tapping.batch_end()
         metrics = self._ledger.close_batch(self._now, state, self._teaching.guard)
         # the clock has moved on since; this is the step of Composer's own loss/train/total
         logger.log_metrics(metrics, step=int(state.timestamp.batch) - 1)
@@ -264,8 +277,12 @@ class Distillation(Algorithm):
         Returns:
             By name, each teacher's digest, or that it lies elsewhere. Errors are those of the trainer's start.
         """
+        def fits(teachers: Sequence[AnyTeacher]) -> None:
+            self._s.check_formats(teachers)
+            self._teaching.tapping.check_paths(student, teachers)
+
         return look_at_teachers(
-            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key, self._s.check_formats,
+            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key, fits,
             self._s.fixed_temperature,
         )
 
@@ -281,7 +298,7 @@ class Distillation(Algorithm):
         # A sharded checkpoint is read key by key, and which teachers there are must not change the keys.
         parts = (self._plan.state_dict(), self._ledger.state_dict(), self._teaching.state_dict(), self._told())
         books = {key: value for part in parts for key, value in part.items()}
-        return {**super().state_dict(), 'version': 2, 'books': json.dumps(books)}
+        return {**super().state_dict(), 'version': 2, 'books': json.dumps(books), **self._teaching.tapping.state_dict()}
 
     def _told(self) -> dict[str, Any]:
         teachers = [(t.name, t.origin, t.digest, t.weight) for t in self.teachers]
@@ -298,3 +315,4 @@ class Distillation(Algorithm):
         self._plan.load_state_dict(books)
         self._ledger.load_state_dict(books)
         self._teaching.load_state_dict(books)
+        self._teaching.tapping.load_state_dict(state)

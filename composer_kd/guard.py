@@ -25,12 +25,18 @@ class Guard:
     Args:
         mode: ``'stop'`` or ``'skip'``.
         who: The teachers as messages call them.
-        forbidden: Whether the loss stays finite where a teacher forbids a class with minus infinity.
+        forbidden: Whether the losses stay finite where a teacher forbids a class with minus infinity; of each where
+            they are several.
+        losses: What the losses are called, where they are several.
     """
 
-    def __init__(self, mode: str, who: Sequence[str], forbidden: bool) -> None:
+    def __init__(
+        self, mode: str, who: Sequence[str], forbidden: bool | Sequence[bool], losses: Sequence[str] = (),
+    ) -> None:
         self.skips = mode == 'skip'
-        self._who, self._forbidden = list(who), forbidden
+        self._who, self._losses = list(who), list(losses) or ['']
+        self._fine = [forbidden] if isinstance(forbidden, bool) else list(forbidden)
+        self._forbidden = all(self._fine)
         self._counts: Tensor | None = None
 
     def open_batch(self) -> None:
@@ -48,36 +54,42 @@ class Guard:
         if logits.numel():
             self._add(index, _broken(logits, mask, self._forbidden).any())
 
-    def rows(self, values: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """Look at the KD term of a microbatch.
+    def rows(
+        self, values: Tensor, target: Tensor | None, mask: Tensor | None = None, index: int = 0,
+    ) -> Tensor | None:
+        """Look at the KD term of a microbatch, or at one loss of it.
 
         Args:
             values: The loss, one value a row, ``(...)``, or one for all rows.
-            target: What it was compared with, ``(..., C)``.
+            target: The logits it was compared with, ``(..., C)``; ``None`` where it compares something else.
             mask: Which rows count, shape ``(...)``; ``None`` for all.
+            index: Which of the losses.
 
         Returns:
             With ``'skip'``, which values are to be left out, of the shape of ``values``; ``None`` otherwise.
         """
         if not self.skips:
-            self._add(-1, ~torch.isfinite(values.detach().sum()))
+            self._add(len(self._who) + index, ~torch.isfinite(values.detach().sum()))
             return None
-        # a loss may look finite on a broken target, as a first choice among NaNs does
-        broken = _broken(target, mask, self._forbidden) | _all_forbidden(target, mask)
-        bad = ~torch.isfinite(values.detach()) | (broken if broken.shape == values.shape else broken.any())
-        self._add(-1, bad.sum())
+        bad = ~torch.isfinite(values.detach())
+        if target is not None:
+            # a loss may look finite on a broken target, as a first choice among NaNs does
+            broken = _broken(target, mask, self._fine[index]) | _all_forbidden(target, mask)
+            bad |= broken if broken.shape == values.shape else broken.any()
+        self._add(len(self._who) + index, bad.sum())
         return bad
 
     def _add(self, index: int, count: Tensor) -> None:
         if self._counts is None:
-            self._counts = torch.zeros(len(self._who) + 1, device=count.device)
+            self._counts = torch.zeros(len(self._who) + len(self._losses), device=count.device)
         self._counts[index] += count
 
     def counts(self, like: Tensor) -> Tensor:
-        """What was found on this rank, in the device and type of ``like``: microbatches by teacher, and last, with
-        ``'stop'`` those of the KD term, with ``'skip'`` the rows left out.
+        """What was found on this rank, in the device and type of ``like``: microbatches by teacher, and then by loss,
+        with ``'stop'`` microbatches, with ``'skip'`` the rows left out.
         """
-        return like.new_zeros(len(self._who) + 1) if self._counts is None else self._counts.to(like)
+        size = len(self._who) + len(self._losses)
+        return like.new_zeros(size) if self._counts is None else self._counts.to(like)
 
     def close_batch(self, total: Sequence[float], base: float, state: State, before: int) -> int:
         """Say what was found. Call on every rank, at ``BATCH_END``.
@@ -101,13 +113,18 @@ class Guard:
             f'{who} on {_ranks([rank for rank, counts in enumerate(found) if counts[i]])}'
             for i, who in enumerate(self._who) if total[i]
         ]
-        term = _ranks([rank for rank, counts in enumerate(found) if counts[-1]])
+        first = len(self._who)
+        terms = ' and '.join(
+            f"{f'a loss {label!r}' if label else 'a KD term'} that is not finite on "
+            f'{_ranks([rank for rank, counts in enumerate(found) if counts[first + i]])}'
+            for i, label in enumerate(self._losses) if total[first + i]
+        )
         batch = int(state.timestamp.batch) - 1
         what = f"logits that are not finite from {'; '.join(names)}" if names else (
-            f"a KD term that is not finite on {term}, though no teacher's logits were NaN or plus infinity"
+            f"{terms}, though no teacher's logits were NaN or plus infinity"
         )
         if self.skips:
-            rows = int(total[-1])
+            rows = int(sum(total[first:]))
             if not before or len(str(before)) < len(str(before + rows)):  # the 1st, and when there is a digit more
                 log.warning(
                     'Distillation met %s at batch %d; %d samples or tokens were left out of it there, %d so far.',
@@ -148,4 +165,5 @@ def left_out(student: Tensor, bad: Any) -> None:
         bad: Which rows, ``(...)``, or all of them, a scalar.
     """
     if student.requires_grad:
-        student.register_hook(lambda grad: grad.masked_fill(bad.unsqueeze(-1) if bad.dim() else bad, 0.0))
+        student.register_hook(lambda grad: grad.masked_fill(bad.reshape(bad.shape + (1,) * (
+            grad.dim() - bad.dim() if bad.dim() else 0)), 0.0))

@@ -24,9 +24,10 @@ class Ledger:
     Args:
         names: The teachers' names.
         kept: Those of them with a store.
+        labels: What the losses are called, where there may be several.
     """
 
-    def __init__(self, names: Sequence[str], kept: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str], kept: Sequence[str] = (), labels: Sequence[str] = ()) -> None:
         self.meter = Meter()
         self.load_seconds = 0.0
         self.active = self.skipped_rows = 0
@@ -34,7 +35,8 @@ class Ledger:
         self.samples = dict.fromkeys(names, 0)
         self.stored = dict.fromkeys(kept, 0)
         self.store_seconds = self.store_outside_seconds = 0.0
-        self._names = list(names)
+        self._names, self._labels = list(names), list(labels)
+        self._parts: tuple[int, ...] = ()
         self._read = dict.fromkeys(kept, 0)
         self._losses: list[Tensor] = []
         self._size = 0
@@ -66,9 +68,19 @@ class Ledger:
         self.store_seconds += 0.0 if outside else spent
         self.store_outside_seconds += spent if outside else 0.0
 
-    def losses(self, kd: Tensor, base: Tensor, size: int) -> None:
-        """Keep a microbatch's losses, weighed as Composer weighs the microbatch; nothing waits for the device."""
-        self._losses.append(torch.stack([kd.detach().float(), base]) * size)
+    def losses(self, kd: Tensor, base: Tensor, size: int, parts: Mapping[int, Tensor] | None = None) -> None:
+        """Keep a microbatch's losses, weighed as Composer weighs the microbatch; nothing waits for the device.
+
+        Args:
+            kd: The KD term.
+            base: The model's own loss.
+            size: The microbatch's weight.
+            parts: Of several losses, each before it was weighed, by its index: the same in all of a batch.
+        """
+        parts = parts if parts and self._labels else {}
+        self._parts = tuple(parts)
+        each = [part.detach().float() for part in parts.values()]
+        self._losses.append(torch.stack([kd.detach().float(), base, *each]) * size)
         self._size += size
 
     def close_batch(self, now: Decision, state: State, guard: Guard) -> dict[str, float]:
@@ -84,7 +96,7 @@ class Ledger:
         self.active += now.on
         for i in now.askers:
             self.batches[self._names[i]] += 1
-        metrics = {**now.metrics(self._names), 'kd/teacher_seconds': seconds['teacher']}
+        metrics = {**now.metrics(self._names, self._labels), 'kd/teacher_seconds': seconds['teacher']}
         if now.on and self.meter.overhead is not None:
             metrics['kd/overhead'] = self.meter.overhead
         if self._losses:
@@ -96,6 +108,9 @@ class Ledger:
                 dist.all_reduce(both)
             kd, base, *found = both.tolist()
             metrics['loss/train/kd'], metrics['loss/train/base'] = kd / ranks, base / ranks
+            for index, value in zip(self._parts, found, strict=False):
+                metrics[f'loss/train/kd/{self._labels[index]}'] = value / ranks
+            found = found[len(self._parts):]
             self.open_batch()
             for name, count in zip(self._read, found, strict=False):
                 self.stored[name] += round(count)

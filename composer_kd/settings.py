@@ -11,8 +11,8 @@ from typing import Any
 from composer.core import Time
 
 from composer_kd.batches import Key, LogitsKey
+from composer_kd.entries import Entry, common_temperature, read_entries
 from composer_kd.guard import ON_NONFINITE
-from composer_kd.losses import Loss, make_loss
 from composer_kd.names import described, nearest
 from composer_kd.schedule import SAMPLING, Interval
 from composer_kd.teachers import PLACEMENTS, TeacherSpec, parse_teachers, read_prepare
@@ -42,20 +42,13 @@ def _share(value: Any, where: str) -> float:
 
 
 def _canonical(
-    plain: Mapping[str, Any], specs: Sequence[TeacherSpec], loss: Loss, interval: Interval,
-    window: Sequence[Time[float]], values: Mapping[str, Value | None], logits_key: LogitsKey,
+    plain: Mapping[str, Any], specs: Sequence[TeacherSpec], entries: Sequence[Entry], interval: Interval,
+    window: Sequence[Time[float]], weight: Value, logits_key: LogitsKey,
 ) -> dict[str, str]:
     """Settings as text, one text for one meaning: ``4`` and ``'4ba'`` are the same interval."""
-    settings: dict[str, Any] = {
-        key: float(value) if isinstance(value, int) else value for key, value in loss.settings.items()
-    }
-    if values['temperature'] is not None:
-        settings['temperature'] = values['temperature'].source
-    weight = values['kd_loss_weight']
-    assert weight is not None
     return {
-        **{key: str(value) for key, value in plain.items() if key != 'teachers'},
-        'loss': f"{'kl_divergence' if loss.name == 'forward_kl' else loss.name} {described(settings)}",
+        **{key: str(value) for key, value in plain.items() if key not in ('teachers', 'losses')},
+        'loss': ' + '.join(entry.canonical for entry in entries),
         'kd_loss_weight': weight.source,
         'interval': f'{interval.every}{interval.unit.value}',
         **{key: str(time).replace('.0dur', 'dur') for key, time in zip(('start', 'end'), window, strict=True)},
@@ -63,13 +56,37 @@ def _canonical(
     }
 
 
+def _with_layers(spec: TeacherSpec) -> TeacherSpec:
+    """A teacher whose layers are captured: none of them may be folded into another, or compiled away.
+
+    Raises:
+        ValueError: If that was asked for by name, or its answers are stored.
+    """
+    if spec.cache is not None or spec.kind == 'cache':
+        raise ValueError(
+            f'{spec.where}.cache: losses compare layers, and stored answers hold logits alone. Leave the cache out, or '
+            'use losses of logits.',
+        )
+    prepare = spec.prepare
+    if prepare is None or prepare.nothing:
+        return spec
+    asked = {'fold_batchnorm': prepare.fold_batchnorm is True, 'compile': prepare.compile is not None,
+             'resolution': prepare.resolution is not None}
+    for key in (key for key, is_asked in asked.items() if is_asked):
+        raise ValueError(
+            f'{spec.where}.prepare.{key}: losses compare layers of this teacher, which would not be there as they are '
+            "named, or not as large. Leave it out, or use losses of logits.",
+        )
+    return replace(spec, prepare=replace(prepare, fold_batchnorm=False))
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the user asked for, read once: see :class:`composer_kd.Distillation` for each."""
 
     specs: list[TeacherSpec]
-    loss: Loss
-    temperature: Value | None
+    entries: list[Entry]
+    several: bool
     kd_loss_weight: Value
     base_loss_weight: float
     start: Any
@@ -94,9 +111,13 @@ class Settings:
 
     @property
     def fixed_temperature(self) -> float | None:
-        """The loss's temperature, where it has one and that does not vary."""
-        heat = self.loss.settings.get('temperature')
-        return float(heat) if isinstance(heat, (int, float)) and self.temperature is None else None
+        """The temperature of the losses that have one, where it is the same and does not vary."""
+        return common_temperature(self.entries)
+
+    @property
+    def labels(self) -> list[str]:
+        """What the losses are called, where there may be several; otherwise none, as the sum is that of the one."""
+        return [entry.label for entry in self.entries] if self.several else []
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
@@ -106,11 +127,15 @@ class Settings:
     def check_formats(self, teachers: Sequence[Any]) -> None:
         """Refuse stored answers of teachers that do not say what is asked for; see :func:`check_formats`."""
         formats = [None if teacher.keeper is None else teacher.keeper.form for teacher in teachers]
-        check_formats(formats, self.teachers_per_batch, self.loss, self.combine, self.fixed_temperature)
+        for entry in self.entries:
+            where = f'losses.{entry.label}' if self.several else 'loss'
+            heat, loss = entry.fixed_temperature, entry.of_logits
+            if loss is not None:
+                check_formats(formats, self.teachers_per_batch, loss, self.combine, heat, where)
 
     @classmethod
     def read(
-        cls, *, teachers: Any, loss: Any, kd_loss_weight: Any, base_loss_weight: Any, start: Any, end: Any,
+        cls, *, teachers: Any, loss: Any, losses: Any, kd_loss_weight: Any, base_loss_weight: Any, start: Any, end: Any,
         interval: Any, probability: Any, teachers_per_batch: Any, sampling: Any, combine: Any, input_key: Any,
         target_key: Any, logits_key: Any, ignore_index: Any, check_batches: Any, seed: Any, placement: Any,
         teacher_microbatch_size: Any, prepare: Any, on_nonfinite: Any, on_change: Any,
@@ -125,9 +150,9 @@ class Settings:
         specs = [
             replace(spec, prepare=common) if spec.prepare is None else spec for spec in parse_teachers(teachers)
         ]
-        kd_loss = make_loss(loss)
-        heat = kd_loss.settings.get('temperature')
-        scheduled = heat is not None and not isinstance(heat, (int, float))
+        entries = read_entries(loss, losses)
+        if any(entry.layers is not None for entry in entries):
+            specs = [_with_layers(spec) for spec in specs]
         if isinstance(base_loss_weight, bool) or not isinstance(base_loss_weight, (int, float)) or not (
             0 <= base_loss_weight <= sys.float_info.max
         ):
@@ -160,21 +185,22 @@ class Settings:
         if teacher_microbatch_size is not None:
             _whole(teacher_microbatch_size, 'teacher_microbatch_size', 1)
         _one_of(combine, COMBINE, 'combine')
-        if combine == 'probabilities' and kd_loss.space not in ('softmax', 'sigmoid'):
-            raise ValueError(
-                f"combine: 'probabilities' averages what the loss compares as probabilities, and '{kd_loss.name}' does "
-                "not compare probabilities. Use combine='logits', or a loss such as kl_divergence.",
-            )
-        values = {
-            'kd_loss_weight': Value(kd_loss_weight, 'kd_loss_weight', at_least=0),
-            'temperature': Value(heat, 'loss.temperature', above=0) if scheduled else None,
-        }
-        if values['kd_loss_weight'] is not None and values['kd_loss_weight'].constant == 0 and base_loss_weight == 0:
+        for entry in entries:
+            loss_of = entry.of_logits
+            if combine == 'probabilities' and loss_of is not None and loss_of.space not in ('softmax', 'sigmoid'):
+                raise ValueError(
+                    f"combine: 'probabilities' averages what the loss compares as probabilities, and "
+                    f"'{entry.loss.name}' does not compare probabilities. Use combine='logits', or a loss such as "
+                    'kl_divergence.',
+                )
+        weight = Value(kd_loss_weight, 'kd_loss_weight', at_least=0)
+        if base_loss_weight == 0 and (weight.constant == 0 or all(entry.weight.constant == 0 for entry in entries)):
             raise ValueError('kd_loss_weight and base_loss_weight are both 0, so there is nothing to learn. Raise one.')
         plain: dict[str, Any] = {
             'teachers': [f'{spec.name} = {spec.origin} (weight {spec.weight:g})' for spec in specs],
-            'loss': {'name': kd_loss.name, **kd_loss.settings},
-            'kd_loss_weight': values['kd_loss_weight'].describe() if values['kd_loss_weight'] else None,
+            'loss': entries[0].plain_loss if losses is None else None,
+            'losses': None if losses is None else [entry.plain for entry in entries],
+            'kd_loss_weight': weight.describe(),
             'base_loss_weight': float(base_loss_weight),
             'start': str(start), 'end': str(end), 'interval': str(interval),
             'probability': _share(probability, 'probability'), 'teachers_per_batch': count,
@@ -187,16 +213,13 @@ class Settings:
             'on_nonfinite': _one_of(on_nonfinite, ON_NONFINITE, 'on_nonfinite'),
             'on_change': _one_of(on_change, ON_CHANGE, 'on_change'),
         }
-        if values['temperature'] is not None:
-            plain['loss']['temperature'] = values['temperature'].describe()
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
             raise TypeError(f'ignore_index: expected a whole number, got {ignore_index!r}.')
         if seed is not None:
             _whole(seed, 'seed', 0)
-        assert values['kd_loss_weight'] is not None
         return cls(
-            specs, kd_loss, values['temperature'], values['kd_loss_weight'], float(base_loss_weight), first, last,
-            Interval.parse(interval), plain['probability'], count, sampling, combine, ignore_index, check_batches, seed,
-            input_key, target_key, logits_key, placement, teacher_microbatch_size, on_nonfinite, on_change, plain,
-            _canonical(plain, specs, kd_loss, Interval.parse(interval), (first, last), values, logits_key),
+            specs, entries, losses is not None, weight, float(base_loss_weight), first, last, Interval.parse(interval),
+            plain['probability'], count, sampling, combine, ignore_index, check_batches, seed, input_key, target_key,
+            logits_key, placement, teacher_microbatch_size, on_nonfinite, on_change, plain,
+            _canonical(plain, specs, entries, Interval.parse(interval), (first, last), weight, logits_key),
         )

@@ -18,8 +18,10 @@ from composer_kd.decision import Decision
 from composer_kd.guard import Guard
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
+from composer_kd.share import Share
+from composer_kd.tapping import Tapping
 from composer_kd.teachers import Look, Pool, Teacher, settle_prepared
-from composer_kd.term import FORBIDDEN_FINE, Share, kd_term, rows_that_count
+from composer_kd.term import FORBIDDEN_FINE, Rows, Term, kd_term, rows_that_count
 
 
 class Teaching:
@@ -37,6 +39,7 @@ class Teaching:
             settings.target_key, settings.logits_key, settings.fixed_temperature, settings.ignore_index,
         )
         self.share = Share(settings.target_key, settings.ignore_index)
+        self.tapping = Tapping(settings.entries, self.share, settings.target_key)
         self.guard = Guard('stop', [], True)
         self.sparse = False
         """Whether the student gives logits at some positions alone."""
@@ -53,10 +56,10 @@ class Teaching:
     def fit_start(self, state: State, closed: bool, needed: Callable[[int], Sequence[int] | None]) -> None:
         """Get ready; ``closed`` says that the window is over for good, ``needed`` which batches ask a teacher."""
         self.share.bind()
-        fine = self._s.loss.name in FORBIDDEN_FINE
+        fine = [entry.of_logits is None or entry.loss.name in FORBIDDEN_FINE for entry in self._s.entries]
         teachers = self.pool.teachers
         self.guard = Guard(
-            self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine,
+            self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine, self._s.labels,
         )
         self._looks = {
             i: Look(t.name, t.origin, t.keeper is not None) for i, t in enumerate(teachers) if not t.released
@@ -67,6 +70,7 @@ class Teaching:
         }
         self._looks_left = 0 if closed else self._s.check_batches
         if not closed:
+            self.tapping.fit_start(state, self._s.teacher_microbatch_size)
             self.pool.fit_start(state, self.share.split, lambda batch: self.share.ready(batch, state))
             rows = {'ignore_index': self._s.ignore_index, 'shift': _shift(state)}
             with self._ledger.storing(outside=True):
@@ -91,11 +95,13 @@ class Teaching:
         self._first_microbatch = True
         if now.on:
             self.share.open_batch(state, _shift(state))
+        if self.tapping:
+            self.tapping.open_batch(state, now)
         if now.on or self.looking:
             self.pool.open_batch(state)
             self.pool.stores.check_samples(state.batch)
 
-    def microbatch(self, state: State, now: Decision) -> Tensor | None:
+    def microbatch(self, state: State, now: Decision) -> Term | None:
         """The KD term of a microbatch whose student has answered, or ``None`` while distillation is off."""
         look = self.looking and self._first_microbatch
         self._first_microbatch = False
@@ -119,6 +125,7 @@ class Teaching:
         before = self.pool.stores.read()
         with self._ledger.meter.part('teacher', state.device.name == 'gpu'), precision:
             answers = self.pool.outputs(asked, state.batch, positions, now.teachers, self._counted(state))
+        heard, self.pool.heard = self.pool.heard, {}
         known = now.on and self.share.full and not look
         mask = None if known else batches.counting(labels, s.ignore_index, _shift(state))
         if look:
@@ -130,18 +137,30 @@ class Teaching:
             return None
         if positions is not None and not self._all_there:
             self._refuse_missing(labels, state)
-        rows = rows_that_count(
-            student, [answers[i] for i in now.teachers], labels, mask, partial(self.share.places, labels),
-            _shift(state),
-        )
+        term = Term()
+        if any(s.entries[part.index].of_logits is not None for part in now.parts):
+            rows = rows_that_count(
+                student, [answers[i] for i in now.teachers], labels, mask, partial(self.share.places, labels),
+                _shift(state),
+            )
+            self._compare(rows, state, now, term)
+        if self.tapping:
+            self.tapping.add(term, state, now, heard, self.guard)
+        self._ledger.answered(now, samples, {i: read - before[i] for i, read in self.pool.stores.read().items()})
+        return term
+
+    def _compare(self, rows: Rows, state: State, now: Decision, term: Term) -> None:
+        """Add the losses of logits that are on."""
+        s = self._s
         for i, answer in zip(now.teachers, rows.teachers, strict=True):
             self.guard.teacher(i, _values(answer), rows.mask)
-        kd = kd_term(
-            s.loss, rows, [now.weights[i] for i in now.teachers], s.combine, now.temperature, self.share, state.batch,
-            self.guard,
-        )
-        self._ledger.answered(now, samples, {i: read - before[i] for i, read in self.pool.stores.read().items()})
-        return kd
+        shares = [now.weights[i] for i in now.teachers]
+        for part in now.parts:
+            loss = s.entries[part.index].of_logits
+            if loss is not None:
+                term.add(part.index, part.weight, kd_term(
+                    loss, rows, shares, s.combine, part.temperature, self.share, state.batch, self.guard, part.index,
+                ))
 
     def _refuse_changed(self, state: State) -> None:
         """Refuse labels of which others count than were counted in the batch; once a training, so it may wait."""

@@ -29,6 +29,19 @@ def window_of(course: Course, settings: Mapping[str, Any]) -> Window:
     return Window(start, end)
 
 
+def _own_windows(course: Course, settings: Mapping[str, Any], whole: Window) -> list[Window | None]:
+    """The windows that losses have of their own; ``None`` for one that is on in the whole."""
+    found: list[Window | None] = []
+    for loss in settings['losses'] or [{}]:
+        bounds = [
+            getattr(whole, key) if loss.get(key) is None else schedule.resolve(
+                parse_time(loss[key], key), course.duration, course.batches_per_epoch, key,
+            ) for key in ('start', 'end')
+        ]
+        found.append(None if loss.get('start') is None and loss.get('end') is None else Window(*bounds))
+    return found
+
+
 def follow(
     course: Course, settings: Mapping[str, Any], names: Sequence[str], weights: Sequence[float], seed: int,
     sam_interval: int | None = None, ranks: int = 1,
@@ -49,6 +62,7 @@ def follow(
     """
     assert course.steps is not None
     window, interval = window_of(course, settings), Interval.parse(settings['interval'])
+    own = _own_windows(course, settings, window)
     anchor = window.anchor(course.batches_per_epoch)
     seed = seed if settings['seed'] is None else settings['seed']
     batches, samples = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
@@ -60,6 +74,8 @@ def follow(
         if not window.start.reached(clock):
             continue
         anchor = anchor or Anchor(batch, clock.epoch)
+        if not any(one is None or one.contains(clock) for one in own):
+            continue
         if not schedule.is_on(clock, anchor, interval, settings['probability'], seed):
             continue
         active, first, last = active + 1, batch if first is None else first, batch

@@ -57,6 +57,8 @@ class Pool:
         self._keys = (input_key, target_key, logits_key)
         self._temperature = temperature
         self.stores = Stores()
+        self.heard: dict[int, list[Any]] = {}
+        """Of the teachers that are watched, what was captured in the latest microbatch, part by part."""
         self._split: Split | None = None
         self._lockstep = _Lockstep()
         self._ahead = Ahead(microbatch_size, target_key, ignore_index)
@@ -164,6 +166,7 @@ class Pool:
         """
         parts = _parts(batch, positions, self._size, self._keys[1])
         answers: dict[int, Answer] = {}
+        self.heard = {}
         for i in asked:
             teacher = self.teachers[i]
             if teacher.keeper is not None:
@@ -171,12 +174,16 @@ class Pool:
                 answers[i] = self.stores.answer(i, batch, positions, counted, ask)
                 continue
             assert isinstance(teacher, Teacher)
-            if i in scheduled and teacher.placement != 'sharded':
+            if i in scheduled and teacher.placement != 'sharded' and teacher.watch is None:
                 ahead = self._ahead.outputs(i, teacher, batch, positions)
                 if ahead is not None:
                     answers[i] = ahead
                     continue
-            said = [teacher.outputs(part, where) for part, where, _ in parts]
+            said = []
+            for part, where, _ in parts:
+                said.append(teacher.outputs(part, where))
+                if teacher.watch is not None:
+                    self.heard.setdefault(i, []).append(teacher.watch.take())
             answers[i] = _joined(said, [places for _, _, places in parts])
             if teacher.placement == 'sharded':
                 self._repeat(teacher, parts[-1], self._lockstep.due(self._size) - len(parts))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
-from composer.core import Precision, State
+from composer.core import Precision, State, get_precision_context
 from composer.models import ComposerModel
 from composer.utils import dist
 from torch import Tensor
@@ -28,6 +29,16 @@ from composer_kd.teachers.placement import bring_when_used, shard
 from composer_kd.teachers.preparing import Prepare, Prepared, choose_steps, read_prepare, tolerance_of
 from composer_kd.teachers.stored import with_format
 from composer_kd.teachers.weights import digest_of
+
+
+class Watching(Protocol):
+    """Captures what happens within a model around each forward."""
+
+    def __call__(self, model: torch.nn.Module) -> AbstractContextManager[None]:
+        """Around one forward."""
+
+    def take(self) -> Any:
+        """What the latest forward gave."""
 
 
 class Teacher:
@@ -65,6 +76,7 @@ class Teacher:
         self.placement = 'replicated'
         self.keeper: Keeper | None = None
         self.prepared: Prepared | None = None
+        self.watch: Watching | None = None
         self._alone = True
         self._module: torch.nn.Module | None = module.eval()
         self._input_key, self._target_key, self._logits_key = input_key, target_key, logits_key
@@ -183,12 +195,17 @@ class Teacher:
             self.settle()
         return answer
 
+    def look_at(self, batch: Any, state: State) -> None:
+        """One forward of the untouched model on a batch, for what watches it alone; no answer is checked by it."""
+        with get_precision_context(state.precision, state.precision_config):
+            self._ask(self.module, without_target(batch, self._target_key), None)
+
     def _ask(self, module: torch.nn.Module, batch: Any, positions: Tensor | None) -> Tensor:
         if positions is not None and isinstance(batch, Mapping):
             batch = {**batch, POSITIONS: positions}
         if module.training:  # someone else may hold this module too
             module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if self.watch is None else self.watch(module):
             if isinstance(module, ComposerModel):
                 found = module(batch)
             else:

@@ -11,7 +11,7 @@ import torch
 from composer_kd.caching.estimate import Estimate
 from composer_kd.caching.when import asked_batches, epochs_of
 from composer_kd.caching.who import settings_with
-from composer_kd.losses import make_loss
+from composer_kd.entries import read_entries
 from composer_kd.plan.distilling import follow
 from composer_kd.plan.result import Distilling
 from composer_kd.term import check_formats
@@ -124,14 +124,16 @@ class _Ways:
         if stored is None:
             return False
         settings = settings_of(subject, choice.changes)
-        loss = make_loss(subject.said.get('loss', 'kl_divergence'))
-        heat = loss.settings.get('temperature')
         if stored.form is not None:
             try:
-                check_formats(
-                    [stored.form] * len(subject.names), settings['teachers_per_batch'], loss, settings['combine'],
-                    float(heat) if isinstance(heat, (int, float)) else None,
-                )
+                for entry in read_entries(subject.said.get('loss'), subject.said.get('losses')):
+                    loss = entry.of_logits
+                    if loss is None:  # no store holds layers
+                        return False
+                    check_formats(
+                        [stored.form] * len(subject.names), settings['teachers_per_batch'], loss,
+                        settings['combine'], entry.fixed_temperature,
+                    )
             except ValueError:
                 return False
         if set(subject.names) <= set(subject.stored):

@@ -1,0 +1,315 @@
+"""What losses on layers do in a training: capture, bring to one width, compare, and teach the projectors."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from composer.core import State
+from composer.utils import dist
+from composer.utils.parallelism import FSDPConfig
+from torch import Tensor
+
+from composer_kd.batches import Key, batch_size_of, target_of
+from composer_kd.decision import Decision, Part
+from composer_kd.entries import Entry
+from composer_kd.features import FeatureLoss
+from composer_kd.guard import Guard, left_out
+from composer_kd.layers import (
+    Learner,
+    Tap,
+    Taps,
+    Watch,
+    build_projector,
+    find_module,
+    loader_given,
+    run_student,
+    sample_of,
+)
+from composer_kd.layers.widths import Shape, Shapes, check_shapes, told_unseen
+from composer_kd.share import Share
+from composer_kd.teachers import Pool, Teacher
+from composer_kd.term import Term
+
+log = logging.getLogger(__name__)
+
+Heard = Mapping[int, Sequence[Mapping[Tap, Tensor]]]
+"""Of each teacher, what was captured of the parts of a microbatch."""
+
+
+class Tapping:
+    """The losses of one training that compare layers; where there are none, nothing is done.
+
+    Args:
+        entries: All losses.
+        share: How Composer weighs microbatches.
+        target_key: Where a batch holds the labels.
+    """
+
+    def __init__(self, entries: Sequence[Entry], share: Share, target_key: Key = None) -> None:
+        self._entries = {i: entry for i, entry in enumerate(entries) if entry.layers is not None}
+        self._share, self._target_key = share, target_key
+        self._student: Taps | None = None
+        self._learner: Learner | None = None
+        self._numerators: dict[str, Tensor | float] = {}
+        self._checked = False
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def load(self, state: State, pool: Pool) -> None:
+        """Hook the layers and build the projectors, before the student is wrapped and any checkpoint is loaded.
+
+        Every rank calls this, at ``INIT``.
+
+        Raises:
+            ValueError: For a layer that is not there, a training or a teacher that layers cannot be had of, and widths
+                that cannot be seen.
+        """
+        if not self._entries:
+            return
+        _refuse(state, pool)
+        model: Any = state.model
+        self.check_paths(model, pool.held)
+        self._student = Taps(model, [tap for _, entry in self._each() for tap in entry.student], 'the student')
+        wanted = [tap for _, entry in self._each() for tap in entry.teacher]
+        for teacher in pool.held:
+            assert isinstance(teacher, Teacher)
+            who = f"teacher '{teacher.name}' ({teacher.origin})"
+            teacher.watch = Watch(wanted, who)
+        self._build(state, pool, self._observe(state, pool))
+
+    def _each(self) -> list[tuple[int, Any]]:
+        return [(i, entry.layers) for i, entry in self._entries.items()]
+
+    def _observe(self, state: State, pool: Pool) -> Shapes | None:
+        """The shapes of all features of a sample; ``None`` where the data cannot be looked at now."""
+        batch = sample_of(loader_given())
+        everywhere = dist.all_gather_object(batch is None)
+        if any(everywhere):
+            return None
+        assert self._student is not None
+        self._student.open()
+        run_student(state.model, batch, state)
+        student = {str(tap): tuple(feature.shape) for tap, feature in self._student.take().items()}
+        mine: dict[int, dict[str, Shape]] = {}
+        on_device = state.device.batch_to_device(batch)
+        for i, teacher in enumerate(pool.teachers):
+            if isinstance(teacher, Teacher) and not teacher.released:
+                teacher.look_at(on_device, state)
+                assert teacher.watch is not None
+                mine[i] = {str(tap): tuple(feature.shape) for tap, feature in teacher.watch.take().items()}
+        found: dict[int, dict[str, Shape]] = {}
+        for rank in dist.all_gather_object(mine):  # of teachers by rank, none has them all
+            found |= rank
+        shapes = Shapes(student, found)
+        for entry in self._entries.values():
+            check_shapes(entry, shapes)
+        return shapes
+
+    def _build(self, state: State, pool: Pool, shapes: Shapes | None) -> None:
+        modules: dict[str, torch.nn.Module] = {}
+        for index, layers in self._each():
+            asked = layers.projector
+            if asked.kind == 'none':
+                continue
+            if shapes is None and asked.student_width is None:
+                raise ValueError(told_unseen(self._entries[index].label))
+            for pair, (mine, theirs) in enumerate(zip(layers.student, layers.teacher, strict=True)):
+                for i in range(len(pool.teachers)):
+                    seen = None if shapes is None else (shapes.student[str(mine)], shapes.teachers[i][str(theirs)])
+                    name = _name(index, pair, i)
+                    modules[name] = build_projector(asked, seen, f'{state.rank_zero_seed}/{name}')
+        if modules:
+            self._learner = Learner(modules, state)
+            log.info('Distillation trains %d projectors of %d parameters with the student.', len(modules), sum(
+                p.numel() for module in modules.values() for p in module.parameters()))
+
+    def check_paths(self, student: torch.nn.Module, teachers: Sequence[Any]) -> None:
+        """Look the layers up in models that are there, before any training.
+
+        Raises:
+            ValueError: For a layer that is not there.
+        """
+        for index, layers in self._each():
+            where = f'losses.{self._entries[index].label}'
+            for tap in layers.student:
+                find_module(student, tap.path, 'the student', f'{where}.student_layer')
+            for teacher in teachers:
+                _refuse_without_layers(teacher)
+                for tap in layers.teacher:
+                    who = f"teacher '{teacher.name}' ({teacher.origin})"
+                    find_module(teacher.module, tap.path, who, f'{where}.teacher_layer')
+
+    def fit_start(self, state: State, at_once: int | None) -> None:
+        """Refuse teachers that are asked about several microbatches at once."""
+        microbatch = None if state.auto_microbatching else state.device_train_microbatch_size
+        if self._entries and at_once is not None and microbatch is not None and at_once // math.ceil(microbatch) > 1:
+            raise ValueError(
+                f'teacher_microbatch_size: {at_once} is more than one microbatch of {math.ceil(microbatch)}, and the '
+                'features of layers are kept for one microbatch alone. Give that or less, or leave it out.',
+            )
+
+    def open_batch(self, state: State, now: Decision) -> None:
+        """A batch begins: count its samples and tokens over all ranks. Every rank calls this."""
+        if self._learner is not None:
+            self._learner.open_batch()
+        if now.closed and self._student is not None:
+            self._student.remove()
+        if not now.on or not self._on(now):
+            return
+        tokens = _token_mask(state.batch)
+        size = self._share.size(state.batch, self._target_key)
+        samples = float(batch_size_of(state.batch) or size)
+        rows = torch.stack([
+            torch.tensor(samples, dtype=torch.float64),
+            torch.tensor(samples, dtype=torch.float64) if tokens is None else tokens.sum().double(),
+            torch.tensor(float(size), dtype=torch.float64),
+        ]) if tokens is None or not tokens.is_cuda else torch.stack([
+            tokens.new_tensor(samples, dtype=torch.float64), tokens.sum().double(),
+            tokens.new_tensor(float(size), dtype=torch.float64),
+        ])
+        if dist.get_world_size() > 1:
+            rows = state.device.tensor_to_device(rows)
+            dist.all_reduce(rows)  # the world size cancels in the ratio
+        each: Any = rows.unbind() if rows.is_cuda or dist.get_world_size() > 1 else rows.tolist()
+        least = [torch.clamp(each[k], min=1) if isinstance(each[k], Tensor) else max(each[k], 1.0) for k in (0, 1)]
+        self._numerators = {'samples': each[2] / least[0], 'tokens': each[2] / least[1]}
+
+    def _on(self, now: Decision) -> list[Part]:
+        return [part for part in now.parts if part.index in self._entries]
+
+    def before_forward(self, now: Decision) -> None:
+        """The student is about to answer."""
+        if self._student is not None and self._on(now):
+            self._student.open()
+
+    def add(self, term: Term, state: State, now: Decision, heard: Heard, guard: Guard) -> None:
+        """Add the losses of layers that are on to a microbatch's KD term."""
+        parts = self._on(now)
+        if not parts:
+            return
+        assert self._student is not None
+        student = self._student.take()
+        teachers = {
+            i: {tap: torch.cat([part[tap] for part in heard[i]]) if len(heard[i]) > 1 else heard[i][0][tap]
+                for tap in heard[i][0]} for i in now.teachers
+        }
+        if not self._checked:
+            self._check(student, teachers, parts)
+        mask, labels = _token_mask(state.batch), target_of(state.batch, self._target_key)
+        for part in parts:
+            layers, total = self._entries[part.index].layers, None
+            assert layers is not None
+            for i in now.teachers:
+                for pair, (mine, theirs) in enumerate(zip(layers.student, layers.teacher, strict=True)):
+                    value = self._one(
+                        part.index, self._projected(student[mine], part.index, pair, i, guard), teachers[i][theirs],
+                        mask, labels, state.batch, guard,
+                    ) * (now.weights[i] / len(layers.student))
+                    total = value if total is None else total + value
+            assert total is not None
+            term.add(part.index, part.weight, total / sum(now.weights[i] for i in now.teachers))
+
+    def _projected(self, feature: Tensor, index: int, pair: int, teacher: int, guard: Guard) -> Tensor:
+        name = _name(index, pair, teacher)
+        if self._learner is None or name not in self._learner.modules:
+            return feature.view_as(feature) if guard.skips else feature
+        module = self._learner.modules[name]
+        projected: Tensor = module(feature.to(next(module.parameters()).dtype))
+        return projected
+
+    def _one(
+        self, index: int, student: Tensor, teacher: Tensor, mask: Tensor | None, labels: Any, batch: Any, guard: Guard,
+    ) -> Tensor:
+        loss = self._entries[index].loss
+        assert isinstance(loss, FeatureLoss)
+        of_tokens = mask is not None and loss.takes != 'map' and mask.shape in (
+            student.shape[:2], torch.Size((student.shape[0], student.shape[-1])) if student.dim() == 4 else None,
+        )
+        values = loss.rows(student, teacher, mask=mask if of_tokens else None, labels=labels)
+        if values.dim() == 2 and not of_tokens:
+            values = values.mean(dim=1)
+        bad = guard.rows(values, None, None, index)
+        if bad is not None:
+            left_out(student, bad)
+            values = values.masked_fill(bad, 0.0)
+        numerator = self._numerators['tokens' if values.dim() == 2 else 'samples']
+        factor = numerator / max(self._share.size(batch, self._target_key), 1)
+        return values.sum() * (factor.to(values) if isinstance(factor, Tensor) else factor)
+
+    def _check(self, student: Mapping[Tap, Tensor], teachers: Any, parts: Sequence[Part]) -> None:
+        """Look at the first features of the training; nothing of that waits for the device."""
+        self._checked = True
+        shapes = Shapes({str(tap): tuple(f.shape) for tap, f in student.items()}, {
+            i: {str(tap): tuple(f.shape) for tap, f in found.items()} for i, found in teachers.items()})
+        for part in parts:
+            entry = self._entries[part.index]
+            assert entry.layers is not None
+            check_shapes(entry, shapes)
+            for tap in entry.layers.student:
+                if not student[tap].requires_grad:
+                    raise ValueError(
+                        f"losses.{entry.label}: the student's layer '{tap}' carries no gradient, so that nothing would "
+                        'be learnt from it: it and all before it are frozen, or it lies within activation '
+                        'checkpointing with use_reentrant=True. Use use_reentrant=False, or another layer.',
+                    )
+
+    def after_backward(self, state: State, now: Decision) -> None:
+        """All microbatches of a batch are done: average the projectors' gradients. Every rank calls this."""
+        if self._learner is not None and now.on:
+            self._learner.reduce(state, {
+                name for part in self._on(now) for i in now.askers
+                for pair in range(len(self._entries[part.index].layers.student))  # type: ignore[union-attr]
+                if (name := _name(part.index, pair, i)) in self._learner.modules
+            })
+
+    def batch_end(self) -> None:
+        """The student has made its step."""
+        if self._learner is not None:
+            self._learner.step()
+
+    def state_dict(self) -> dict[str, str]:
+        """The projectors, where there are any."""
+        return {} if self._learner is None else {'projectors': self._learner.state_text()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a checkpoint's projectors, where it has any."""
+        if self._learner is not None and state.get('projectors'):
+            self._learner.load_text(state['projectors'])
+
+
+def _name(index: int, pair: int, teacher: int) -> str:
+    return f'loss{index}_layer{pair}_teacher{teacher}'
+
+
+def _token_mask(batch: Any) -> Tensor | None:
+    mask = batch.get('attention_mask') if isinstance(batch, Mapping) else None
+    return mask.ne(0) if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+
+def _refuse(state: State, pool: Pool) -> None:
+    """Refuse what layers cannot be had of."""
+    if isinstance(getattr(state, 'fsdp_config', None), FSDPConfig):
+        raise ValueError(
+            "losses: layers are not captured under FSDP1, which flattens the student's parameters. Use FSDP2 "
+            "(parallelism_config={'fsdp': FSDP2Config(...)}), DDP, or losses of logits.",
+        )
+    if getattr(state, 'tp_config', None) is not None:
+        raise ValueError(
+            'losses: layers are not captured under tensor parallelism, where a rank has a part of each. Use FSDP2, '
+            'DDP, or losses of logits.',
+        )
+    for teacher in pool.teachers:
+        _refuse_without_layers(teacher)
+
+
+def _refuse_without_layers(teacher: Any) -> None:
+    if not isinstance(teacher, Teacher) or getattr(teacher, 'opaque', False):
+        raise ValueError(
+            f"losses: teacher '{teacher.name}' ({teacher.origin}) has no layers that can be captured: it is an "
+            'exported program or stored answers. Use losses of logits, or the model itself.',
+        )
