@@ -55,6 +55,30 @@ class LossSpec:
     all_classes: bool = False
 
 
+def check_values(checks: Mapping[str, Callable[[Any], None]], settings: Mapping[str, Any], where: str) -> None:
+    """Let each setting's check look at its value.
+
+    Raises:
+        TypeError: For a value of a wrong type.
+        ValueError: For a value out of range; both say where.
+
+    Example:
+        >>> check_values({'beta': check_beta}, {'beta': 2}, "loss 'jensen_shannon'")
+        Traceback (most recent call last):
+        ValueError: loss 'jensen_shannon': beta: expected a number between 0 and 1, both excluded, got 2; use ...
+    """
+    for key, value in settings.items():
+        if key not in checks:
+            continue
+        try:
+            checks[key](value)
+        except OverflowError:
+            raise ValueError(f'{where}: {key}: expected a number that a float can hold, got {value!r}.') from None
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f'{where}: {error}') from error
+
+
 LOSSES: Registry[LossSpec | Callable[..., Tensor]] = Registry('loss', 'composer_kd.losses')
 """Losses by name: our own, and third parties', added with ``LOSSES.register(name)`` or under the entry-point group
 ``composer_kd.losses``, as a :class:`LossSpec` or as the bare function.

@@ -178,14 +178,21 @@ def direction_gap(student: Tensor, teacher: Tensor, dim: int = -1) -> Tensor:
         >>> direction_gap(torch.tensor([3e-30, 0.0]), torch.tensor([3e-30, 0.0]))
         tensor(0.)
     """
-    one, other = _unit(student, dim), _unit(teacher, dim)
+    one, other = unit(student, dim), unit(teacher, dim)
     gap = (one - other).square().sum(dim) / 2
     zero = one.detach().abs().amax(dim).eq(0), other.detach().abs().amax(dim).eq(0)
     return torch.where(zero[0] ^ zero[1], gap + 0.5, gap)
 
 
-def _unit(values: Tensor, dim: int) -> Tensor:
+def unit(values: Tensor, dim: int = -1) -> Tensor:
+    """Values over their length along a dimension; what has none stays zero, without a gradient.
+
+    Example:
+        >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
     most = values.detach().abs().amax(dim, keepdim=True)
     values = values / most.masked_fill(most == 0, 1)  # the squares of small values would be zero
     squares = values.square().sum(dim, keepdim=True)
-    return values / squares.masked_fill(most == 0, 1).sqrt()
+    return (values / squares.masked_fill(most == 0, 1).sqrt()).masked_fill(most == 0, 0)

@@ -95,7 +95,7 @@ def build_projector(asked: Projector, seen: tuple[Shape, Shape] | None, seed: st
         torch.Size([2, 16, 3, 3])
     """
     said = (asked.student_width, asked.teacher_width)
-    student, teacher = said if seen is None else map(width_of, seen)  # type: ignore[assignment]
+    student, teacher = said if seen is None else map(width_of, seen)
     assert student is not None
     assert teacher is not None
     if None not in said and said != (student, teacher):

@@ -42,6 +42,17 @@ def whole():
     }
 
 
+def listed():
+    """With several losses in place of one."""
+    losses = [
+        {'name': 'jensen_shannon', 'temperature': {'linear': {'alpha_i': 4.0}}, 'weight': 0.5, 'label': 'one', 'end': '0.25dur'},
+        {'name': 'kl_divergence', 'weight': {'linear': {'alpha_i': 0.9}}, 'start': '1ba'},
+        {'name': 'hint', 'student_layer': ['0', '1:input'], 'teacher_layer': ['0', '1'], 'projector': {'kind': 'mlp', 'hidden': 4}},
+    ]
+    prepare = {'precision': 'bf16', 'fold_batchnorm': False}
+    return {**{key: value for key, value in whole().items() if key != 'loss'}, 'losses': losses, 'prepare': prepare}
+
+
 def made(said):
     """The algorithm, with modules where numbers stand for them."""
     settings = dict(said)
@@ -65,7 +76,7 @@ def followed(kd, training):
 
 
 def test_the_settings_are_all_there_are():
-    assert set(whole()) == set(made(whole()).settings)
+    assert set(whole()) | {'losses'} == set(made(whole()).settings) == set(listed()) | {'loss'}
 
 
 @cases(1000)
@@ -82,6 +93,21 @@ def test_a_changed_setting_is_taken_or_refused_by_name(change, training):
         event('taken' if message is None else 'refused as the training begins')
         if message is None:
             assert all(decision.kd_loss_weight >= 0 and len(decision.teachers) <= 3 for decision in decisions)
+            return
+    assert names(message, change.path, also), message
+
+
+@cases(400)
+@given(changes(listed()), st.sampled_from(_TRAININGS))
+def test_a_changed_setting_of_several_losses_is_taken_or_refused_by_name(change, training):
+    if set(change.data) - set(listed()) or 'teachers' not in change.data:
+        return
+    also = (*_AGAINST.get(change.path[0], ()), 'losses')
+    kd, message = told(lambda: made(change.data))
+    if message is None:
+        decisions, message = told(lambda: followed(kd, training))
+        if message is None:
+            assert all(part.weight >= 0 for decision in decisions for part in decision.parts)
             return
     assert names(message, change.path, also), message
 

@@ -127,3 +127,13 @@ def test_other_peoples_text_for_causal_models(watched, microbatch, tokens, count
 def test_what_waits_is_noticed(watched):
     with pytest.raises(AssertionError, match='waits for the device'):
         fit(Distillation(bert(seed=1), check_batches=0), composer_model(), text(masked(), False))
+
+
+def test_losses_on_layers_of_pictures_and_of_text_do_not_wait(watched):
+    losses = ['kl_divergence', {'name': 'hint', 'student_layer': 'module.4', 'teacher_layer': '4'}]
+    fit(Distillation(network(seed=1), losses=losses, check_batches=0), without_waiting(classifier()),
+        loader(batch_size=16), device_train_microbatch_size=6)
+    losses = [{'name': 'hidden_mse', 'student_layer': 'bert.encoder.layer.0'},
+              {'name': 'attention_mse', 'student_layer': 'bert.encoder.layer.0.attention.self'}]
+    fit(Distillation(plain(1), losses=losses, check_batches=0), without_waiting(plain(0)), text(masked(), True),
+        device_train_microbatch_size=4)
