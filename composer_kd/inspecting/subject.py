@@ -14,7 +14,7 @@ from composer.devices import Device
 from composer.models import ComposerModel
 from composer.utils import dist, get_device
 
-from composer_kd.caching.who import read_yaml
+from composer_kd.caching.who import read_yaml, settings_with
 from composer_kd.callbacks import untouched
 from composer_kd.models import apply_surgery
 from composer_kd.names import nearest, split_named
@@ -142,6 +142,9 @@ def read_subject(
     check_data(recipe)
     said = dict(recipe.algorithms.get('distillation') or {})
     said.pop('teachers', None)
+    if said:
+        with quiet():
+            settings_with(said, item)  # checks them all
     if 'run' in item and (status := _status(str(item['run']))) != 'finished':
         notes.append(f'the run of the teacher is {status}: its latest checkpoint is taken')
     run, no_student = _student(recipe, item, student)

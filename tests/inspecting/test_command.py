@@ -290,6 +290,8 @@ def test_a_program_has_no_layers(runs, monkeypatch):
     (None, ['--evaluator', 'validatoin'], "none called 'validatoin', but validation. Did you mean"),
     (None, ['evaluators=null'], 'the recipe has no validation data'),
     (None, ['model.widht=3'], "unknown key 'widht'"),
+    (None, ['algorithms.distillation.los=mse'], "algorithms.distillation: unknown key 'los'. Did you mean 'loss'?"),
+    (None, ['algorithms.distillation.loss.name=kl'], 'algorithms.distillation.loss'),
     (None, ['evaluators.validation.data.split=tets'], 'evaluators.validation.data'),
     (None, ['--plot', 'out.pdf'], '--plot: expected a file that ends in .png'),
     (None, ['--layers', 'nothing.*'], "--layers: 'nothing.*' fits none of the"),
