@@ -21,6 +21,7 @@ from composer_kd.models.outside import check_size, download, gathered, on_first_
 from composer_kd.teachers.safe import unpack_states
 
 _WEB = ('http', 'https')
+_MLFLOW = ('runs', 'models')
 # Of a folder only what is read is fetched: no pickles that lie beside safetensors.
 _PARTS = ('.metadata', '.distcp', '.safetensors', '.json')
 
@@ -94,7 +95,8 @@ def fetched(source: str) -> Iterator[Path]:
     ranks must have met (as at a barrier) when they leave.
 
     Args:
-        source: A path, an ``http(s)`` address or a URI of an object store.
+        source: A path, an ``http(s)`` address, a URI of an object store, or MLflow's of a run's artifact
+            (``runs:/ID/checkpoints/ep1.pt``) or of a registered model (``models:/NAME/VERSION``, ``models:/NAME@ALIAS``).
 
     Raises:
         FileNotFoundError: On every rank, if there is nothing at ``source``.
@@ -144,6 +146,8 @@ def _fetch(source: str, made: ObjectStore | None, folder: Path) -> Path:
     if backend in _WEB:
         download(source, file)
         return file
+    if backend in _MLFLOW:
+        return _from_mlflow(source, target)
     store = _Whole(made or maybe_create_object_store_from_uri(source))
     if not Path(path).suffix:
         _fetch_folder(store, path.rstrip('/') + '/', target)
@@ -151,6 +155,23 @@ def _fetch(source: str, made: ObjectStore | None, folder: Path) -> Path:
     # Composer's own function also follows the '.symlink' objects that its uploads leave.
     get_file(path.replace('{rank}', '0'), str(file), store, overwrite=True)
     return file
+
+
+def _from_mlflow(source: str, target: Path) -> Path:
+    """An artifact of an MLflow run or a registered model, from the server that MLflow is set to use."""
+    try:
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise ImportError(f"it takes mlflow: pip install 'composer_kd[mlflow]' ({error})") from error
+    try:
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(target)))
+    except MlflowException as error:
+        if error.error_code == 'RESOURCE_DOES_NOT_EXIST':
+            raise FileNotFoundError(told(error)) from error
+        if error.error_code == 'INVALID_PARAMETER_VALUE':  # another try changes nothing
+            raise ValueError(told(error)) from error
+        raise
 
 
 def _fetch_folder(store: ObjectStore, prefix: str, target: Path) -> None:

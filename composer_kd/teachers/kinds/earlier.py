@@ -74,6 +74,11 @@ def _run(source: str) -> nn.Module:
 
 
 def _check_run(source: str, where: str) -> None:
+    if is_remote(source):
+        raise ValueError(
+            f"{where}.run: expected the folder of an earlier run, got '{source}'. A run folder is read where it lies; of "
+            f"what lies elsewhere give the checkpoint: {{checkpoint: '{source}'}}.",
+        )
     folder = RunFolder(source)
     try:
         folder.read_recipe()
