@@ -43,6 +43,7 @@ extras = {
     'test': [
         'pytest>=8', 'pytest-xdist>=3.7', 'hypothesis>=6', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML', 'pre-commit>=3',
         'psycopg[binary]>=3.1', 'cmaes>=0.10', 'timm>=1.0.16', 'onnxruntime>=1.19,<2', 'onnx>=1.17',
+        'tensorboard>=2.15', 'setuptools>=70.1',  # what Composer's logger writes is read; an example package is built
         'playwright>=1.40',  # drives the Chromium of the machine; downloads none
     ],
     # a study's storage that several machines share; cmaes is Optuna's sampler of that name
@@ -62,8 +63,11 @@ extras = {
     'peers': ['torchdistill>=1.1.4,<1.1.5', 'nvidia-modelopt>=0.43,<0.44', 'timm>=1.0.31'],
     # loggers
     'tensorboard': ['mosaicml[tensorboard]>=0.32,<0.33'],
-    'wandb': ['mosaicml[wandb]>=0.32,<0.33'],
+    'wandb': ['mosaicml[wandb]>=0.32,<0.33', 'wandb<0.22'],  # Composer's logger asks a run of later ones in vain
     'mlflow': ['mosaicml[mlflow]>=0.32,<0.33'],
+    'comet_ml': ['mosaicml[comet_ml]>=0.32,<0.33'],
+    'neptune': ['mosaicml[neptune]>=0.32,<0.33'],
+    'slack': ['mosaicml[slack]>=0.32,<0.33'],
 }
 
 setup(

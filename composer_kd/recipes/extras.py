@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,21 @@ def make_loggers(recipe: Recipe, start: int) -> list[LoggerDestination]:
             # wandb falls back to a temporary folder if this one is not there.
             Path(init['dir']).mkdir(parents=True, exist_ok=True)
             settings = {**settings, 'init_kwargs': init}
-        loggers.append(construct(LOGGERS, name, {**places.get(name, {}), **settings}, f'loggers.{name}'))
+        logger = construct(LOGGERS, name, {**places.get(name, {}), **settings}, f'loggers.{name}')
+        if name == 'wandb' and (_is_offline(settings) or not settings.get('log_artifacts')):
+            # Composer asks it for a checkpoint to resume from, which ends in an error offline; none of ours is there.
+            logger.download_file = _nothing_there
+        loggers.append(logger)
     return loggers
+
+
+def _is_offline(settings: Mapping[str, Any]) -> bool:
+    mode = (settings.get('init_kwargs') or {}).get('mode') or os.environ.get('WANDB_MODE', 'online')
+    return mode != 'online'
+
+
+def _nothing_there(remote_file_name: str, *_: Any, **__: Any) -> None:
+    raise FileNotFoundError(f'{remote_file_name} is on this machine or nowhere')
 
 
 def make_extras(recipe: Recipe) -> dict[str, Any]:
