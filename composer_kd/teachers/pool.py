@@ -24,6 +24,7 @@ from composer_kd.teachers.placement import choose_placements
 from composer_kd.teachers.specs import TeacherSpec
 from composer_kd.teachers.stores import Stores, refuse_sharded
 from composer_kd.teachers.teacher import Teacher
+from composer_kd.teachers.words import shared_by
 
 log = logging.getLogger(__name__)
 
@@ -242,25 +243,6 @@ class Pool:
         self._ahead.close_batch()
         for teacher in self.teachers:
             teacher.release()
-
-
-def shared_by(teachers: Sequence[AnyTeacher]) -> int | None:
-    """To how many logits all are cut, so that several answers can be averaged.
-
-    Raises:
-        ValueError: If stored answers are of more words and not all there.
-    """
-    known = [teacher.shared for teacher in teachers if teacher.shared is not None]
-    least = min(known) if known else None
-    for teacher in teachers:
-        form = None if teacher.keeper is None else teacher.keeper.form
-        if least is not None and form is not None and form.name != 'dense' and form.classes > least:
-            raise ValueError(
-                f"vocabulary: the logits of all are cut to the {least} words that student and teachers share, and the "
-                f"stored answers of teacher '{teacher.name}' ({form.describe()}) are of {form.classes}. Store them as "
-                'dense.',
-            )
-    return least
 
 
 class _Lockstep:

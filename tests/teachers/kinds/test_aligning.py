@@ -9,7 +9,7 @@ from composer_kd.models.traits import class_names
 from composer_kd.recipes.fits import tell_traits
 from composer_kd.recipes.tasks.sees import CIFAR_CLASSES, traits_of_data
 from composer_kd.teachers import build_teachers, parse_teachers
-from composer_kd.teachers.pool import shared_by
+from composer_kd.teachers.words import shared_by
 from tests.answers.training import train
 from tests.common import classifier, trainer, weights
 from tests.teachers.kinds import made
