@@ -48,7 +48,9 @@ class Distillation(Algorithm):
             Default: ``'kl_divergence'``.
         losses: In place of ``loss``, several: a list in which each may also have a ``weight`` (default 1; a number or a
             scheduler), a ``start`` and an ``end`` within the window, and a ``label`` for its metric
-            ``loss/train/kd/LABEL`` (default: its name). The KD term is the weighted sum of those that are on.
+            ``loss/train/kd/LABEL`` (default: its name). The KD term is the weighted sum of those that are on. Losses of
+            layers have ``student_layer`` and ``teacher_layer`` (paths as in ``named_modules()``, or lists of them) and
+            a ``projector``; see :mod:`composer_kd.layers`.
         kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or
             ``{scheduler_name: settings}``.
         base_loss_weight: Weight of the model's own loss while distillation is on, 0 or more.
@@ -96,6 +98,7 @@ class Distillation(Algorithm):
     Events:
         ``INIT`` (last of all algorithms) loads the teachers; ``FIT_START`` resolves the window; ``BEFORE_TRAIN_BATCH``
         decides; ``AFTER_FORWARD`` runs teachers and loss; ``BEFORE_BACKWARD`` joins the loss; ``BATCH_END`` logs.
+        With layers, ``BEFORE_FORWARD`` captures and ``AFTER_TRAIN_BATCH`` averages projectors' gradients over ranks.
         After the window has closed for good, none.
 
     State touched:
@@ -103,8 +106,8 @@ class Distillation(Algorithm):
         MixUp and CutMix are complete before the KD term joins).
 
     Checkpoint:
-        Text only, and no weights: the window as resolved, the settings, the cost so far, and the teachers' origins and
-            digests. Resumed on another number of ranks, the schedule and (but for ``'by_rank'``) the teachers are the
+        Text only, and no weights but those of projectors and their optimizer: the window as resolved, the settings, the
+            cost so far, and the teachers' origins and digests. Resumed on another number of ranks, the schedule and (but for ``'by_rank'``) the teachers are the
             same batch by batch.
 
     Known interactions:
