@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from composer_kd import functional
-from composer_kd.functional.checks import check_beta, check_choice
+from composer_kd.functional.checks import check_beta, check_choice, check_flag, check_weight
 from composer_kd.functional.targets import CLASS_REDUCTIONS
 from composer_kd.names import Registry
 
@@ -55,6 +55,30 @@ class LossSpec:
     all_classes: bool = False
 
 
+def check_values(checks: Mapping[str, Callable[[Any], None]], settings: Mapping[str, Any], where: str) -> None:
+    """Let each setting's check look at its value.
+
+    Raises:
+        TypeError: For a value of a wrong type.
+        ValueError: For a value out of range; both say where.
+
+    Example:
+        >>> check_values({'beta': check_beta}, {'beta': 2}, "loss 'jensen_shannon'")
+        Traceback (most recent call last):
+        ValueError: loss 'jensen_shannon': beta: expected a number between 0 and 1, both excluded, got 2; use ...
+    """
+    for key, value in settings.items():
+        if key not in checks:
+            continue
+        try:
+            checks[key](value)
+        except OverflowError:
+            raise ValueError(f'{where}: {key}: expected a number that a float can hold, got {value!r}.') from None
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f'{where}: {error}') from error
+
+
 LOSSES: Registry[LossSpec | Callable[..., Tensor]] = Registry('loss', 'composer_kd.losses')
 """Losses by name: our own, and third parties', added with ``LOSSES.register(name)`` or under the entry-point group
 ``composer_kd.losses``, as a :class:`LossSpec` or as the bare function.
@@ -70,3 +94,14 @@ LOSSES.register('soft_cross_entropy')(LossSpec(functional.soft_cross_entropy, 's
 LOSSES.register('hard_label')(LossSpec(functional.hard_label, 'softmax'))
 LOSSES.register('mse')(LossSpec(functional.mse, 'logits', {'class_reduction': _check_class_reduction}))
 LOSSES.register('binary_kl_divergence')(LossSpec(functional.binary_kl_divergence, 'sigmoid'))
+
+_of_weights = {key: partial(check_weight, key) for key in ('alpha', 'beta', 'gamma')}
+LOSSES.register('decoupled_kd')(LossSpec(functional.decoupled_kd, 'softmax', {
+    'alpha': _of_weights['alpha'], 'beta': _of_weights['beta'], 'standardize': partial(check_flag, 'standardize'),
+}))
+LOSSES.register('dist')(LossSpec(
+    functional.dist, 'softmax', {'beta': _of_weights['beta'], 'gamma': _of_weights['gamma']}, all_classes=True,
+))
+LOSSES.register('standardized_kl')(LossSpec(functional.standardized_kl, all_classes=True))
+LOSSES.register('cosine')(LossSpec(functional.cosine, 'logits'))
+LOSSES.register('total_variation')(LossSpec(functional.total_variation, 'softmax'))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer_kd.catalogue import LOSSES, LossSpec, Space
+from composer_kd.catalogue import LOSSES, LossSpec, Space, check_values
 from composer_kd.functional.checks import check_class_labels, check_temperature
 from composer_kd.functional.inputs import at_least_float32, check_inputs
 from composer_kd.functional.reduction import blank, masked_mean, reduce_rows
@@ -208,7 +208,8 @@ def make_loss(
     parameters = _parameters(entry, where)
     filled_in = (*list(parameters)[:2], 'mask', 'labels', 'reduction')
     check_settings(entry.function, given, where, given=filled_in)
-    _check_values(entry, given, where)
+    plain = {key: value for key, value in given.items() if key != 'temperature' or not _scheduled(value)}
+    check_values({'temperature': check_temperature, **entry.checks}, plain, where)
     defaults = {key: p.default for key, p in parameters.items() if key not in filled_in and p.default is not p.empty}
     return Loss(
         name=name, settings={**defaults, **given}, space=entry.space, has_temperature='temperature' in parameters,
@@ -228,20 +229,6 @@ def _parameters(entry: LossSpec, where: str) -> dict[str, inspect.Parameter]:
             f"({', '.join(parameters)}); give it a keyword 'reduction' that returns one value per row for 'none'.",
         )
     return parameters
-
-
-def _check_values(entry: LossSpec, settings: Mapping[str, Any], where: str) -> None:
-    for key, value in settings.items():
-        check = entry.checks.get(key, check_temperature if key == 'temperature' else None)
-        if check is None or (key == 'temperature' and _scheduled(value)):
-            continue
-        try:
-            check(value)
-        except OverflowError:
-            raise ValueError(f'{where}: {key}: expected a number that a float can hold, got {value!r}.') from None
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f'{where}: {error}') from error
 
 
 def _scheduled(temperature: Any) -> bool:

@@ -17,7 +17,10 @@ from composer_kd.share import Share
 
 COMBINE = ('logits', 'probabilities')
 # Losses that stay finite where the teacher alone forbids a class; the others are infinite there by their definition.
-FORBIDDEN_FINE = frozenset({'kl_divergence', 'forward_kl', 'soft_cross_entropy', 'jensen_shannon', 'hard_label'})
+FORBIDDEN_FINE = frozenset({
+    'kl_divergence', 'forward_kl', 'soft_cross_entropy', 'jensen_shannon', 'hard_label', 'decoupled_kd', 'dist',
+    'standardized_kl', 'total_variation',
+})
 
 _MOST = 0.75
 """Of what share of rows on it costs less to calculate the loss of all than to copy out those that count."""

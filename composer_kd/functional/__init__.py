@@ -1,6 +1,7 @@
 """The maths of distillation: pure functions on tensors."""
 
 from composer_kd.functional.combine import combine_logits, combine_probabilities
+from composer_kd.functional.decoupled import decoupled_kd, standardized_kl
 from composer_kd.functional.divergences import (
     binary_kl_divergence,
     jensen_shannon,
@@ -9,6 +10,7 @@ from composer_kd.functional.divergences import (
 )
 from composer_kd.functional.labels import cross_entropy
 from composer_kd.functional.reduction import masked_mean
+from composer_kd.functional.relations import cosine, dist, total_variation
 from composer_kd.functional.sparse import all_classes, draw, on_outcomes, top_k
 from composer_kd.functional.targets import hard_label, mse, soft_cross_entropy
 
@@ -17,7 +19,10 @@ __all__ = [
     'binary_kl_divergence',
     'combine_logits',
     'combine_probabilities',
+    'cosine',
     'cross_entropy',
+    'decoupled_kd',
+    'dist',
     'draw',
     'hard_label',
     'jensen_shannon',
@@ -27,5 +32,7 @@ __all__ = [
     'on_outcomes',
     'reverse_kl',
     'soft_cross_entropy',
+    'standardized_kl',
     'top_k',
+    'total_variation',
 ]

@@ -79,6 +79,39 @@ def check_beta(value: Any) -> None:
         )
 
 
+def check_weight(name: str, value: Any) -> None:
+    """Refuse a weight that is not a finite number of 0 or more.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is out of range.
+
+    Example:
+        >>> check_weight('alpha', -1)
+        Traceback (most recent call last):
+        ValueError: alpha: expected a finite number of 0 or more, got -1.
+    """
+    if not is_number(value):
+        raise TypeError(f'{name}: expected a number of 0 or more, got {type(value).__name__} {value!r}; pass a float.')
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f'{name}: expected a finite number of 0 or more, got {value!r}.')
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither true nor false.
+
+    Raises:
+        TypeError: Naming the setting.
+
+    Example:
+        >>> check_flag('standardize', 1)
+        Traceback (most recent call last):
+        TypeError: standardize: expected true or false, got 1.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f'{name}: expected true or false, got {value!r}.')
+
+
 def check_logits(student_logits: Any, teacher_logits: Any) -> None:
     """Refuse logits that cannot be compared.
 

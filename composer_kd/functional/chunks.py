@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from composer_kd.functional.inputs import at_least_float32, check_inputs, ready
 
-Formula = Callable[[Tensor, Tensor], Tensor]
+Formula = Callable[..., Tensor]
 """Of scaled logits ``(..., C)``, student's and teacher's, the values of the rows ``(...)``, each from its row alone."""
 
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -75,6 +76,7 @@ def row_losses(
     mask: Tensor | None,
     temperature: float = 1.0,
     gradient: Gradient | None = None,
+    labels: Tensor | None = None,
 ) -> Tensor:
     r"""What a loss is for each row, times temperature squared.
 
@@ -88,6 +90,8 @@ def row_losses(
         mask: Weights, shape ``(...)``; rows of weight zero are taken as zeros, whatever they hold.
         temperature: What the logits are divided by; above 0.
         gradient: The formula with its derivative, where that is written by hand; otherwise torch derives it.
+        labels: Class numbers ``(...)``, given to the formula by that name, zero for rows that do not count; ``None``
+            for a formula that asks for none.
 
     Returns:
         Shape ``(...)``, float32 or float64.
@@ -105,18 +109,24 @@ def row_losses(
     check_inputs(student_logits, teacher_logits, mask, temperature)
     teacher_logits = teacher_logits.detach()
     dtype = at_least_float32(student_logits, teacher_logits)
+    if labels is not None and mask is not None:
+        labels = labels.masked_fill(mask.eq(0), 0)  # the label that does not count is no class to look up
+
+    def formula_of(piece: Piece) -> Formula:
+        return formula if labels is None else partial(formula, labels=labels[piece])
+
     if is_few(student_logits):
         both = (ready(logits, mask, dtype, temperature) for logits in (student_logits, teacher_logits))
-        return formula(*both) * temperature**2
+        return formula_of(())(*both) * temperature**2
 
     def part(piece: Piece) -> tuple[Tensor, Tensor]:
         some = None if mask is None else mask[piece]
         student, teacher = student_logits.detach()[piece], teacher_logits[piece]
         return ready(student, some, dtype, temperature), ready(teacher, some, dtype, temperature)
 
-    derived = gradient or _derived(formula)
     rows = in_chunks(
-        student_logits, dtype, lambda piece: formula(*part(piece)), lambda piece: derived(*part(piece)), temperature,
+        student_logits, dtype, lambda piece: formula_of(piece)(*part(piece)),
+        lambda piece: (gradient or _derived(formula_of(piece)))(*part(piece)), temperature,
     )
     return rows * temperature**2
 

@@ -61,7 +61,17 @@ def kl_divergence(
 
 
 def _forward(student: Tensor, teacher: Tensor) -> Tensor:
-    log_student, log_teacher = student.log_softmax(-1), teacher.log_softmax(-1)
+    return kl_of(student.log_softmax(-1), teacher.log_softmax(-1))
+
+
+def kl_of(log_student: Tensor, log_teacher: Tensor) -> Tensor:
+    """KL of log-probabilities, teacher against student, over the last dimension.
+
+    Example:
+        >>> import torch
+        >>> kl_of(torch.tensor([0.5, 0.5]).log(), torch.tensor([1.0, 0.0]).log())
+        tensor(0.6931)
+    """
     probable = log_teacher.exp()
     # -inf - -inf is NaN, and 0 * log(0 / x) is 0 by continuity
     excess = (log_teacher - log_student).masked_fill_(probable == 0, 0)

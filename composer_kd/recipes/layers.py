@@ -30,7 +30,8 @@ def read_layers(path: str | os.PathLike[str], what: str = 'recipe') -> dict[str,
     r"""A YAML file with its bases merged under it; interpolations are left as they are.
 
     ``base: other.yaml`` (relative to the file that says it) is merged under the file: mappings key by key, anything
-    else replaced. A key set to null over what the base says removes it.
+    else replaced. Of a list of bases each is merged over those before it. A key set to null over what the base says
+    removes it.
 
     Args:
         path: The file.
@@ -184,9 +185,13 @@ def _read(path: Path, above: tuple[Path, ...], what: str) -> dict[str, Any]:
     base = plain.pop('base', None)
     if base is None:
         return plain
-    if not isinstance(base, str):
-        raise ValueError(f"base: expected the path of a {what}, relative to '{path}', got {base!r}.")
-    merged: dict[str, Any] = _merged(_read(path.parent / base, (*above, here), what), plain, ())
+    bases = [base] if isinstance(base, str) else base
+    if not isinstance(bases, list) or not bases or not all(isinstance(one, str) for one in bases):
+        raise ValueError(f"base: expected the path of a {what}, relative to '{path}', or a list of such, got {base!r}.")
+    merged: dict[str, Any] = {}
+    for one in bases:
+        merged = _merged(merged, _read(path.parent / one, (*above, here), what), ())
+    merged = _merged(merged, plain, ())
     return merged
 
 

@@ -74,3 +74,62 @@ def binary_kl_divergence(s: Array, t: Array, temperature: float = 1.0) -> Array:
     yes = _kl(sigmoid(t), -np.logaddexp(0, -t), -np.logaddexp(0, -s))
     no = _kl(sigmoid(-t), -np.logaddexp(0, t), -np.logaddexp(0, s))
     return temperature**2 * (yes + no)
+
+
+def decoupled_kd(
+    s: Array, t: Array, labels: NDArray[np.int64], temperature: float = 1.0, alpha: float = 1.0, beta: float = 8.0,
+    standardize: bool = False,
+) -> Array:
+    if standardize:
+        s, t = standard(s), standard(t)
+    out = np.zeros(s.shape[:-1])
+    for index in np.ndindex(*out.shape):
+        label = labels[index]
+        kept = [c for c in range(s.shape[-1]) if c != label]
+        both = []
+        for z in (s[index] / temperature, t[index] / temperature):
+            log_p = log_softmax(z)
+            top = log_p[kept].max()
+            both.append((np.array([log_p[label], top + np.log(np.exp(log_p[kept] - top).sum())]), log_softmax(z[kept])))
+        (binary_s, rest_s), (binary_t, rest_t) = both
+        target = _kl(np.exp(binary_t), binary_t, binary_s)
+        out[index] = temperature**2 * (alpha * target + beta * _kl(np.exp(rest_t), rest_t, rest_s))
+    return out
+
+
+def standard(z: Array) -> Array:
+    out = np.full_like(z, -np.inf)
+    for index in np.ndindex(*z.shape[:-1]):
+        allowed = np.isfinite(z[index])
+        row = z[index][allowed]
+        deviation = np.sqrt(((row - row.mean()) ** 2).mean())
+        out[index][allowed] = (row - row.mean()) / deviation if deviation > 0 else 0.0
+    return out
+
+
+def standardized_kl(s: Array, t: Array, temperature: float = 2.0) -> Array:
+    return kl_divergence(standard(s), standard(t), temperature)
+
+
+def _correlation(u: Array, v: Array) -> float:
+    u, v = u - u.mean(), v - v.mean()
+    flat = [np.abs(x).max() < 1e-14 for x in (u, v)]
+    if any(flat):
+        return 1.0 if all(flat) else 0.0
+    return float((u / np.linalg.norm(u)) @ (v / np.linalg.norm(v)))
+
+
+def dist(s: Array, t: Array, temperature: float = 1.0, beta: float = 1.0, gamma: float = 1.0) -> Array:
+    p_s, p_t = (softmax(z / temperature).reshape(-1, z.shape[-1]) for z in (s, t))
+    inter = np.array([1 - _correlation(a, b) for a, b in zip(p_s, p_t, strict=True)])
+    intra = np.mean([1 - _correlation(a, b) for a, b in zip(p_s.T, p_t.T, strict=True)])
+    return (temperature**2 * (beta * inter + gamma * intra)).reshape(s.shape[:-1])
+
+
+def cosine(s: Array, t: Array) -> Array:
+    s, t = (np.where(np.isneginf(z), 0, z) for z in (s, t))
+    return 1 - (s * t).sum(-1) / np.sqrt((s * s).sum(-1) * (t * t).sum(-1))
+
+
+def total_variation(s: Array, t: Array, temperature: float = 1.0) -> Array:
+    return 0.5 * np.abs(softmax(s / temperature) - softmax(t / temperature)).sum(-1)

@@ -19,7 +19,7 @@ from composer_kd.recipes.schema import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = sorted((ROOT / 'yamls' / 'studies').glob('*.yaml'))
-RECIPES = sorted(set((ROOT / 'yamls').rglob('*.yaml')) - set(STUDIES))
+RECIPES = sorted(set((ROOT / 'yamls').rglob('*.yaml')) - set(STUDIES) - set((ROOT / 'yamls' / 'fragments').rglob('*.yaml')))
 SAMPLE = 'data/sample'
 BATCHES = 4
 SMALL_BERT = {'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'intermediate_size': 64,
