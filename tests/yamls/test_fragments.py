@@ -21,7 +21,7 @@ def test_a_fragment_over_a_recipe_is_a_distillation(path, tmp_path):
     bases = [str(ROOT / 'yamls' / 'digits' / 'baseline.yaml'), str(path)]
     mine.write_text(yaml.safe_dump({'base': bases, 'run_name': 'mine'}))
     recipe = read_layers(mine)
-    assert recipe['model']['name'] == 'digits_cnn'
+    assert recipe['model']['name'] == 'digits_resnet'
     said = recipe['algorithms']['distillation']
     kd = Distillation(torch.nn.Linear(2, 2), **said)
     assert len(kd.settings['losses']) == len(said['losses'])
