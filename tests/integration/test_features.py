@@ -14,10 +14,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from composer_kd import Distillation
+from composer_kd.features import FEATURE_LOSSES, make_feature_loss
 from tests.common import Counting, Watch, classifier, images, loader, network, same, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings('ignore:Teacher .* no better than')
 HINT = {'name': 'hint', 'student_layer': 'module.4', 'teacher_layer': '4'}
+
+
+def _takes(name):
+    return make_feature_loss(name).takes
 
 
 def flat(seed=0, width=16):
@@ -346,3 +351,15 @@ def test_rows_that_are_not_finite_are_left_out_and_teach_nothing():
     assert all(torch.isfinite(value).all() for value in {**weights(fit), **projectors(fit)}.values())
     with pytest.raises(RuntimeError, match="a loss 'hint' that is not finite"):
         trainer(distil(hint(teacher_layer='layer'), teacher=Breaks(), prepare='none'), model=student()).fit()
+
+
+@pytest.mark.parametrize('name', [name for name in FEATURE_LOSSES.names() if _takes(name) in ('any', 'map')])
+def test_every_loss_of_pictures_trains(name):
+    entry = {'name': name, 'student_layer': '3', 'teacher_layer': '3'}
+    fit = trainer(distil(entry, kd_loss_weight=1.0, base_loss_weight=0.0), model=student(), max_duration='3ba',
+                  loggers=[log := InMemoryLogger()])
+    start = weights(fit)
+    fit.fit()
+    values = [float(value) for _, value in log.data['loss/train/kd']]
+    assert all(0 < value < float('inf') for value in values)
+    assert not torch.equal(start['module.0.weight'], weights(fit)['module.0.weight'])
