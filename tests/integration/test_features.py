@@ -294,6 +294,7 @@ def test_what_cannot_be_had_is_refused_at_the_start(losses, settings, told):
     ([{'name': 'hnt', 'student_layer': '3'}], {}, "Did you mean 'hint'"),
     ([{'name': 'attention_mse', 'student_layer': '3', 'projector': 'linear'}], {}, 'attention has no width'),
     ([hint(student_layer='3:x')], {}, "'PATH:INDEX'"),
+    ([hint(wieght=3)], {}, r"losses\[0\].*Did you mean 'weight'"),
     ([hint()], {'prepare': {'fold_batchnorm': True}}, 'prepare.fold_batchnorm: losses compare layers'),
     ([hint()], {'prepare': {'compile': True}}, 'prepare.compile'),
 ])
