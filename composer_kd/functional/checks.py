@@ -193,7 +193,7 @@ def check_class_labels(labels: Any, rows: torch.Size, where: str) -> None:
         'none' if labels is None else type(labels).__name__
     )
     raise ValueError(
-        f'{where}: it needs a label for each row, class numbers of shape {tuple(rows)}, got {got}; give target_key where '
-        'labels are elsewhere in the batch. Algorithms that mix labels (MixUp, CutMix, LabelSmoothing) leave no class '
+        f'{where}: it needs a label for each row, class numbers of shape {tuple(rows)}, got {got}; give target_key '
+        'where labels are elsewhere in the batch. Algorithms that mix labels (MixUp, CutMix, LabelSmoothing) leave no class '
         'numbers: use them without this loss.',
     )

@@ -27,18 +27,22 @@ def contrastive(
     .. math:: -\log h_{ii} - \sum_{j} \log (1 - h_{ij}) - \log h_{ii} - \sum_{j} \log (1 - h_{ji}), \quad
         h_{ij} = \frac{e^{s_i \cdot t_j / \tau}}{e^{s_i \cdot t_j / \tau} + n_i Z}
 
-    of unit vectors, over the :math:`n_i` other samples :math:`j` that are not of the class of :math:`i`, where labels are
-    given. :math:`Z`, which stands for the paper's :math:`1 / M` once similarities are made probabilities, is the mean of
+    of unit vectors, over the :math:`n_i` other samples :math:`j` that are not of the class of :math:`i`, where labels
+    are
+    given. :math:`Z`, which stands for the paper's :math:`1 / M` once similarities are made probabilities, is the mean
+    of
     :math:`e^{s \cdot t / \tau}` over the pairs of this call, without a gradient; the authors' code keeps that of its
     first batch.
 
     Departures from the paper, as a batch does not say which samples it holds: negatives are the other samples of the
     microbatch, where the paper keeps a memory of all samples' embeddings and draws 16,384 of them; and the student's
-    features come through a projector to the teacher's own features, where the paper learns an embedding of 128 for both.
+    features come through a projector to the teacher's own features, where the paper learns an embedding of 128 for
+    both.
     A sample without another to tell it from gives zero.
 
     Args:
-        student: ``(N, D)``; maps ``(N, C, H, W)`` are flattened, of tokens ``(N, L, D)`` the mean of those that count is
+        student: ``(N, D)``; maps ``(N, C, H, W)`` are flattened, of tokens ``(N, L, D)`` the mean of those that count
+            is
             taken. Any floating-point dtype. The gradient goes here.
         teacher: Of the same shape; gets no gradient.
         labels: Class numbers ``(N,)``, or ``None``: then all other samples are negatives.
