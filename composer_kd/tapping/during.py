@@ -70,6 +70,7 @@ class Tapping:
             assert isinstance(teacher, Teacher)
             who = f"teacher '{teacher.name}' ({teacher.origin})"
             teacher.watch = Watch(wanted, who)
+        log.info('Losses compare layers, so teachers are prepared in precision and layout alone.')
         shapes = observe(self._entries, self._student, state, pool)
         modules = build_projectors(self._entries, len(pool.teachers), state.rank_zero_seed, shapes)
         if modules:
