@@ -91,7 +91,8 @@ class Teaching:
             self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine, self._s.labels,
         )
         self._looks = {
-            i: Look(t.name, t.origin, t.keeper is not None) for i, t in enumerate(teachers) if not t.released
+            i: Look(t.name, t.origin, t.keeper is not None, self._s.compares_logits)
+            for i, t in enumerate(teachers) if not t.released
         }
         # a teacher beside a store is asked for what is missing on its rank, so each rank goes by its own answers
         self._unsettled = set() if dist.get_world_size() == 1 else {

@@ -68,6 +68,7 @@ class TeacherSpec:
         index: Its place among the teachers.
         digest: The first hexadecimal digits, 8 or more, of the digest that it must have; ``None`` for any.
         cache: Where its answers are stored, if anywhere.
+        compared: Whether its logits are compared with the student's, so that both need the same classes.
         prepare: How it is prepared for inference; ``None`` for as all are.
     """
 
@@ -83,6 +84,7 @@ class TeacherSpec:
     index: int = 0
     digest: str | None = None
     cache: CacheSpec | None = None
+    compared: bool = True
     prepare: Prepare | None = None
 
     @property

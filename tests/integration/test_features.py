@@ -363,3 +363,15 @@ def test_every_loss_of_pictures_trains(name):
     values = [float(value) for _, value in log.data['loss/train/kd']]
     assert all(0 < value < float('inf') for value in values)
     assert not torch.equal(start['module.0.weight'], weights(fit)['module.0.weight'])
+
+
+def test_a_teacher_of_another_task_will_do_where_layers_alone_are_compared():
+    class Other(ComposerClassifier):
+        pass
+    teacher = Other(network(classes=7, width=24, seed=9), num_classes=7)
+    kd = Distillation(teacher, losses=[{**HINT, 'teacher_layer': 'module.4'}], prepare='none')
+    fit = trainer(kd, max_duration='3ba')
+    fit.fit()
+    assert kd.summary()['active_batches'] == 3
+    with pytest.raises(ValueError, match='has 7 outputs and the student 5'):
+        trainer(Distillation(teacher, losses=[{**HINT, 'teacher_layer': 'module.4'}, 'mse']))
