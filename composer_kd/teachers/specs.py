@@ -84,7 +84,7 @@ class TeacherSpec:
     index: int = 0
     digest: str | None = None
     cache: CacheSpec | None = None
-    compared: bool = True
+    compared: bool = field(default=True, kw_only=True)
     prepare: Prepare | None = None
 
     @property
