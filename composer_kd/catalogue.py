@@ -27,7 +27,8 @@ class LossSpec:
             shape ``(...)``. One with a keyword ``mask`` is told which rows count, or ``None``; to any other, those that
             do not come as zeros, in a copy of the logits. What it returns for them is ignored. One with a keyword
             ``labels`` is handed class numbers of the shape of the rows, where those of rows that do not count may be
-            any number; where a batch has none, the loss is refused. Its other keyword parameters are the settings users may give. One named ``temperature`` may follow a schedule.
+            any number; where a batch has none, the loss is refused. Its other keyword parameters are the settings
+            users may give. One named ``temperature`` may follow a schedule.
         space: What the loss turns logits into, which says how several teachers' probabilities are to be averaged for
             it: ``'softmax'``, ``'sigmoid'``, or ``'logits'`` where it compares the logits themselves; ``None`` if none
             of these fits.

@@ -18,7 +18,7 @@ from composer_kd.changes import check_unchanged
 from composer_kd.decision import Decision, Plan
 from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
-from composer_kd.teachers import AnyTeacher, look_at_teachers
+from composer_kd.teachers import AnyTeacher
 from composer_kd.teaching import Teaching
 from composer_kd.term import Term
 
@@ -48,7 +48,9 @@ class Distillation(Algorithm):
             Default: ``'kl_divergence'``.
         losses: In place of ``loss``, several: a list in which each may also have a ``weight`` (default 1; a number or a
             scheduler), a ``start`` and an ``end`` within the window, and a ``label`` for its metric
-            ``loss/train/kd/LABEL`` (default: its name). The KD term is the weighted sum of those that are on.
+            ``loss/train/kd/LABEL`` (default: its name). The KD term is the weighted sum of those that are on. Losses of
+            layers have ``student_layer`` and ``teacher_layer`` (paths as in ``named_modules()``, or lists of them) and
+            a ``projector``; see :mod:`composer_kd.layers`.
         kd_loss_weight: Weight of the KD term, 0 or more: a number, a Composer scheduler whose output is the weight, or
             ``{scheduler_name: settings}``.
         base_loss_weight: Weight of the model's own loss while distillation is on, 0 or more.
@@ -96,6 +98,7 @@ class Distillation(Algorithm):
     Events:
         ``INIT`` (last of all algorithms) loads the teachers; ``FIT_START`` resolves the window; ``BEFORE_TRAIN_BATCH``
         decides; ``AFTER_FORWARD`` runs teachers and loss; ``BEFORE_BACKWARD`` joins the loss; ``BATCH_END`` logs.
+        With layers, ``BEFORE_FORWARD`` captures and ``AFTER_TRAIN_BATCH`` averages projectors' gradients over ranks.
         After the window has closed for good, none.
 
     State touched:
@@ -103,9 +106,9 @@ class Distillation(Algorithm):
         MixUp and CutMix are complete before the KD term joins).
 
     Checkpoint:
-        Text only, and no weights: the window as resolved, the settings, the cost so far, and the teachers' origins and
-            digests. Resumed on another number of ranks, the schedule and (but for ``'by_rank'``) the teachers are the
-            same batch by batch.
+        Text only, and of weights those of projectors alone: the window as resolved, the settings, the cost so far, and
+        the teachers' origins and digests. Resumed on another number of ranks, the schedule and (but for ``'by_rank'``)
+        the teachers are the same batch by batch.
 
     Known interactions:
         Works with LabelSmoothing, MixUp and CutMix (both modes; the teacher sees the mixed input), SAM (two teacher
@@ -212,15 +215,9 @@ class Distillation(Algorithm):
                 'This Distillation has served another trainer and keeps its window and counts. Build a new one.',
             )
         started = time.perf_counter()
-        self._teaching.pool.load(state, self._plan.held(), self._s.sampling == 'by_rank')
-        self._s.check_formats(self.teachers)
-        self._teaching.tapping.load(state, self._teaching.pool)
+        self._teaching.load(state, self._plan.held())
         self._ledger.load_seconds += time.perf_counter() - started
-        logger.log_hyperparameters({
-            'distillation': self.settings,
-            'distillation_placements': {t.name: t.placement for t in self.teachers},
-            'distillation_prepared': {t.name: t.told_of_preparation['prepared'] for t in self.teachers},
-        })
+        logger.log_hyperparameters({'distillation': self.settings, **self._teaching.told()})
 
     def _fit_start(self, state: State, logger: Logger) -> None:
         self._plan.fit_start(state)
@@ -277,14 +274,7 @@ class Distillation(Algorithm):
         Returns:
             By name, each teacher's digest, or that it lies elsewhere. Errors are those of the trainer's start.
         """
-        def fits(teachers: Sequence[AnyTeacher]) -> None:
-            self._s.check_formats(teachers)
-            self._teaching.tapping.check_paths(student, teachers)
-
-        return look_at_teachers(
-            self._s.specs, student, self._s.input_key, self._s.target_key, self._s.logits_key, fits,
-            self._s.fixed_temperature,
-        )
+        return self._teaching.check(student)
 
     def teacher_flops(self, batch: Any) -> dict[str, float]:
         """FLOPs of one forward for one sample, by teacher, on a (small) batch on the training's device.
@@ -296,13 +286,12 @@ class Distillation(Algorithm):
     def state_dict(self) -> dict[str, Any]:
         """One text (JSON): window, settings, counts, cost, and where the teachers came from."""
         # A sharded checkpoint is read key by key, and which teachers there are must not change the keys.
-        parts = (self._plan.state_dict(), self._ledger.state_dict(), self._teaching.state_dict(), self._told())
-        books = {key: value for part in parts for key, value in part.items()}
+        parts = (self._plan, self._ledger, self._teaching)
+        books = {key: value for part in parts for key, value in part.state_dict().items()} | self._told()
         return {**super().state_dict(), 'version': 2, 'books': json.dumps(books), **self._teaching.tapping.state_dict()}
 
     def _told(self) -> dict[str, Any]:
-        teachers = [(t.name, t.origin, t.digest, t.weight) for t in self.teachers]
-        return {'teachers': teachers, 'settings': self._s.canonical}
+        return {'teachers': self._teaching.origins(), 'settings': self._s.canonical}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off.

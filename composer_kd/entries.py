@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,6 +210,10 @@ def _named(
                 f"{', '.join(features)}.",
             )
         return loss, None
+    settings: dict[str, Any] = {}
+    with suppress(ValueError):  # of a loss with settings that must be given, none are known here
+        settings = make_feature_loss(name, where).settings
+    _offer_own(given, where, settings)
     feature = make_feature_loss(given, where)
     return feature, _layers(feature, own, where)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composer_kd.catalogue import check_values
 from composer_kd.functional import features
-from composer_kd.functional.checks import check_class_labels
+from composer_kd.functional.checks import check_class_labels, check_temperature, is_class_labels
 from composer_kd.functional.features.attention import check_heads
 from composer_kd.functional.features.shapes import blanked
 from composer_kd.functional.inputs import at_least_float32
@@ -63,6 +63,7 @@ for _name, _spec in {
     'rkd_distance': FeatureSpec(features.rkd_distance, 'any'),
     'rkd_angle': FeatureSpec(features.rkd_angle, 'any'),
     'similarity_preserving': FeatureSpec(features.similarity_preserving, 'any'),
+    'contrastive': FeatureSpec(features.contrastive, 'any', projector=True, checks={'temperature': check_temperature}),
     'hidden_mse': FeatureSpec(features.hidden_mse, 'hidden', projector=True),
     'cosine_hidden': FeatureSpec(features.cosine_hidden, 'hidden', projector=True),
     'attention_mse': FeatureSpec(features.attention_mse, 'attention'),
@@ -82,6 +83,7 @@ class FeatureLoss:
         takes: As in :class:`FeatureSpec`.
         projector: As in :class:`FeatureSpec`.
         needs_labels: Whether it must be given the labels.
+        takes_labels: Whether it uses labels where there are some.
         takes_mask: Whether it leaves out by itself what does not count.
         function: What calculates it.
 
@@ -99,6 +101,7 @@ class FeatureLoss:
     takes: Takes
     projector: bool
     needs_labels: bool
+    takes_labels: bool
     takes_mask: bool
     function: Callable[..., Tensor] = field(repr=False)
 
@@ -111,7 +114,7 @@ class FeatureLoss:
             student: Features; the gradient goes here.
             teacher: Features of the same samples; get no gradient.
             mask: Which tokens, ``(N, L)``, or samples, ``(N,)``, count; ``None`` for all.
-            labels: Class numbers ``(N,)``, where ``needs_labels`` says so; ignored elsewhere.
+            labels: Class numbers ``(N,)``, where ``needs_labels`` or ``takes_labels`` says so; ignored elsewhere.
 
         Returns:
             Shape ``(N,)`` or ``(N, L)``, float32 or float64; zero for what does not count.
@@ -125,6 +128,8 @@ class FeatureLoss:
         if self.needs_labels:
             check_class_labels(labels, student.shape[:1], where)
             more['labels'] = labels
+        elif self.takes_labels:
+            more['labels'] = labels if is_class_labels(labels, student.shape[:1]) else None
         teacher = teacher.detach()
         if self.takes_mask:
             more['mask'] = mask
@@ -184,5 +189,6 @@ def make_feature_loss(spec: str | Mapping[str, Any] | FeatureLoss, where: str = 
     defaults = {key: p.default for key, p in parameters.items() if key not in filled_in and p.default is not p.empty}
     return FeatureLoss(
         name=name, settings={**defaults, **given}, takes=entry.takes, projector=entry.projector,
-        needs_labels='labels' in parameters, takes_mask='mask' in parameters, function=entry.function,
+        needs_labels='labels' in parameters and parameters['labels'].default is inspect.Parameter.empty,
+        takes_labels='labels' in parameters, takes_mask='mask' in parameters, function=entry.function,
     )

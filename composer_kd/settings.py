@@ -120,6 +120,11 @@ class Settings:
         return [entry.label for entry in self.entries] if self.several else []
 
     @property
+    def compares_logits(self) -> bool:
+        """Whether any loss compares logits, so that teachers need the student's classes."""
+        return any(entry.of_logits is not None for entry in self.entries)
+
+    @property
     def names(self) -> tuple[list[str], list[str]]:
         """Of all teachers, and of those whose answers are read from a store or kept in one."""
         return [spec.name for spec in self.specs], [spec.name for spec in self.specs if spec.cache is not None]
@@ -153,6 +158,8 @@ class Settings:
         entries = read_entries(loss, losses)
         if any(entry.layers is not None for entry in entries):
             specs = [_with_layers(spec) for spec in specs]
+        if all(entry.of_logits is None for entry in entries):
+            specs = [replace(spec, compared=False) for spec in specs]
         if isinstance(base_loss_weight, bool) or not isinstance(base_loss_weight, (int, float)) or not (
             0 <= base_loss_weight <= sys.float_info.max
         ):

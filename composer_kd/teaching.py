@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from composer.core import State, get_precision_context
+from composer.models import ComposerModel
 from composer.utils import dist
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from composer_kd.ledger import Ledger
 from composer_kd.settings import Settings
 from composer_kd.share import Share
 from composer_kd.tapping import Tapping
-from composer_kd.teachers import Look, Pool, Teacher, settle_prepared
+from composer_kd.teachers import AnyTeacher, Look, Pool, Teacher, look_at_teachers, settle_prepared
 from composer_kd.term import FORBIDDEN_FINE, Rows, Term, kd_term, rows_that_count
 
 
@@ -53,6 +54,34 @@ class Teaching:
         """Whether teachers are still looked at, whatever the schedule says."""
         return self._looks_left > 0
 
+    def load(self, state: State, held: Collection[int]) -> None:
+        """Load the teachers, of which this rank will ask ``held``, and hook the layers; every rank calls this."""
+        self.pool.load(state, held, self._s.sampling == 'by_rank')
+        self._s.check_formats(self.pool.teachers)
+        self.tapping.load(state, self.pool)
+
+    def check(self, student: ComposerModel) -> dict[str, str]:
+        """Load every teacher that lies on this machine and let it go again; see :func:`look_at_teachers`."""
+        def fits(teachers: Sequence[AnyTeacher]) -> None:
+            self._s.check_formats(teachers)
+            self.tapping.check_paths(student, teachers)
+
+        s = self._s
+        keys = s.input_key, s.target_key, s.logits_key
+        return look_at_teachers(s.specs, student, *keys, fits, s.fixed_temperature)
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """What was done to each teacher, by its name, as it is logged."""
+        teachers = self.pool.teachers
+        return {
+            'distillation_placements': {t.name: t.placement for t in teachers},
+            'distillation_prepared': {t.name: t.told_of_preparation['prepared'] for t in teachers},
+        }
+
+    def origins(self) -> list[tuple[str, str, str, float]]:
+        """Of each teacher name, origin, digest and weight."""
+        return [(t.name, t.origin, t.digest, t.weight) for t in self.pool.teachers]
+
     def fit_start(self, state: State, closed: bool, needed: Callable[[int], Sequence[int] | None]) -> None:
         """Get ready; ``closed`` says that the window is over for good, ``needed`` which batches ask a teacher."""
         self.share.bind()
@@ -62,7 +91,8 @@ class Teaching:
             self._s.on_nonfinite, [f"teacher '{t.name}' ({t.origin})" for t in teachers], fine, self._s.labels,
         )
         self._looks = {
-            i: Look(t.name, t.origin, t.keeper is not None) for i, t in enumerate(teachers) if not t.released
+            i: Look(t.name, t.origin, t.keeper is not None, self._s.compares_logits)
+            for i, t in enumerate(teachers) if not t.released
         }
         # a teacher beside a store is asked for what is missing on its rank, so each rank goes by its own answers
         self._unsettled = set() if dist.get_world_size() == 1 else {

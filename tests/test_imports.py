@@ -19,7 +19,7 @@ ROOMS = [
     ['teachers'],
     ['guard', 'share'],
     ['term'],
-    ['features', 'layers'],
+    ['layers'],
     ['entries'],
     ['settings'],
     ['decision', 'joining', 'changes'],

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from composer_kd import Distillation
 from composer_kd.cli import main
+from composer_kd.features import FEATURE_LOSSES, make_feature_loss
 from composer_kd.losses import LOSSES, make_loss
 from composer_kd.recipes import check_recipe, load_recipe
 from composer_kd.recipes.load import parse_recipe
@@ -148,13 +149,27 @@ def test_every_setting_is_in_the_table_with_its_default():
 
 def test_every_loss_is_in_the_table_with_its_defaults():
     shown = {}
-    for names, settings, _ in table_after('### Losses'):
-        for name in re.findall(r'`(\w+)`', names):
+    for names, settings, *more in table_after('### Losses'):
+        for name in () if len(more) > 1 else re.findall(r'`(\w+)`', names):
             shown[name] = dict(re.findall(r'`(\w+)` `?([\w.]+)`?', settings))
-    own = {name for name in LOSSES.names() if name in shown or name.endswith(('kl', 'divergence'))}
+    own = {name for name, spec in LOSSES._items.items() if spec.function.__module__.startswith('composer_kd.functional')}
     assert own == set(shown)
     for name, settings in shown.items():
         assert settings == {key: str(value) for key, value in make_loss(name).settings.items()}
+
+
+def test_every_feature_loss_is_in_the_table_as_it_is():
+    shown = {}
+    for names, settings, *more in table_after('### Losses'):
+        if len(more) == 3 and names != 'feature loss' and not names.startswith('-'):
+            shown[names.strip('`')] = dict(re.findall(r'`(\w+)` `?([\w.]+)`?', settings)), more
+    own = {name for name, spec in FEATURE_LOSSES._items.items() if spec.function.__module__.startswith('composer_kd.functional')}
+    assert own == set(shown)
+    for name, (settings, (takes, projector, _)) in shown.items():
+        loss = make_feature_loss(name)
+        assert settings == {key: str(value) for key, value in loss.settings.items()}
+        assert projector == ('yes' if loss.projector else 'no')
+        assert takes == {'map': 'maps', 'hidden': 'tokens, vectors', 'attention': 'attention'}.get(loss.takes, takes) or name == 'minilm'
 
 
 def test_every_metric_that_is_logged_is_named():

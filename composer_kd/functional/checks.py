@@ -164,6 +164,18 @@ def check_mask(mask: Any, rows: torch.Size) -> None:
         )
 
 
+def is_class_labels(labels: Any, rows: torch.Size) -> bool:
+    """Whether it is one class number for each row.
+
+    Example:
+        >>> is_class_labels(torch.tensor([3, 1]), torch.Size([2])), is_class_labels(torch.eye(2), torch.Size([2]))
+        (True, False)
+    """
+    return isinstance(labels, Tensor) and labels.shape == rows and not (
+        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    )
+
+
 def check_class_labels(labels: Any, rows: torch.Size, where: str) -> None:
     """Refuse what is not one class number for each row.
 
@@ -175,15 +187,13 @@ def check_class_labels(labels: Any, rows: torch.Size, where: str) -> None:
         Traceback (most recent call last):
         ValueError: loss 'decoupled_kd': it needs a label for each row, class numbers of shape (8,), got none; give ...
     """
-    if isinstance(labels, Tensor) and labels.shape == rows and not (
-        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
-    ):
+    if is_class_labels(labels, rows):
         return
     got = f'a tensor of shape {tuple(labels.shape)} of {labels.dtype}' if isinstance(labels, Tensor) else (
         'none' if labels is None else type(labels).__name__
     )
     raise ValueError(
-        f'{where}: it needs a label for each row, class numbers of shape {tuple(rows)}, got {got}; give target_key where '
-        'labels are elsewhere in the batch. Algorithms that mix labels (MixUp, CutMix, LabelSmoothing) leave no class '
+        f'{where}: it needs a label for each row, class numbers of shape {tuple(rows)}, got {got}; give target_key '
+        'where labels are elsewhere in the batch. Algorithms that mix labels (MixUp, CutMix, LabelSmoothing) leave no class '
         'numbers: use them without this loss.',
     )

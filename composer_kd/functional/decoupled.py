@@ -34,7 +34,8 @@ def decoupled_kd(
     With :math:`\beta` replaced by the teacher's :math:`1 - p_{t,y}` and :math:`\alpha = 1` it would be
     :func:`~composer_kd.functional.divergences.kl_divergence`.
 
-    A row in which either model allows no class but the label (all others ``-inf``) has no second term. Otherwise a class
+    A row in which either model allows no class but the label (all others ``-inf``) has no second term. Otherwise a
+    class
     that the teacher forbids adds nothing, and one that the student alone forbids makes it infinite.
 
     Args:
@@ -79,8 +80,8 @@ def decoupled_kd(
 def _decoupled_standard(
     student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, beta: float, temperature: float,
 ) -> Tensor:
-    both = (_standard(logits) / temperature for logits in (student, teacher))
-    return _decoupled(*both, labels, alpha, beta) * temperature**2
+    student, teacher = (_standard(logits) / temperature for logits in (student, teacher))
+    return _decoupled(student, teacher, labels, alpha, beta) * temperature**2
 
 
 def _decoupled(student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, beta: float) -> Tensor:
@@ -98,7 +99,7 @@ def _apart(logits: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     others = logits.scatter(-1, place, -torch.inf)
     alone = others.isneginf().all(-1, keepdim=True)
-    # 1 - p loses all its digits where p is close to 1, so it is never formed; and the gradient of a sum of nothing is NaN
+    # 1 - p loses all its digits where p is close to 1, so it is never formed; the gradient of a sum of nothing is NaN
     others = others.masked_fill(alone, 0)
     together = others.logsumexp(-1, keepdim=True).masked_fill(alone, -torch.inf)
     return torch.cat([logits.gather(-1, place), together], -1).log_softmax(-1), others, alone

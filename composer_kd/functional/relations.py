@@ -21,7 +21,8 @@ def dist(
     mask: Tensor | None = None,
     reduction: str = 'mean',
 ) -> Tensor:
-    r"""DIST, correlations in place of a divergence (Huang et al. 2022, arXiv 2205.10536, section 3.2, equations 7 to 10).
+    r"""DIST, correlations in place of a divergence (Huang et al. 2022, arXiv 2205.10536, section 3.2, equations
+    7 to 10).
 
     .. math:: T^2 \left( \beta \, \frac{1}{N} \sum_i d(p_{s,i,\cdot}, p_{t,i,\cdot})
         + \gamma \, \frac{1}{C} \sum_c d(p_{s,\cdot,c}, p_{t,\cdot,c}) \right), \quad d(u, v) = 1 - \rho(u, v)
@@ -38,7 +39,8 @@ def dist(
         temperature: :math:`T` of :math:`p = \mathrm{softmax}(z / T)`, above 0.
         beta: Weight of the inter-class term, 0 or more.
         gamma: Weight of the intra-class term, 0 or more.
-        mask: Weight of each row, shape ``(...)``: bool, or numbers of zero or more. ``None``: all count the same. Within
+        mask: Weight of each row, shape ``(...)``: bool, or numbers of zero or more. ``None``: all count the same.
+            Within
             the intra-class term all rows above zero count the same.
         reduction: ``'mean'`` over the rows that count, or ``'none'``.
 
@@ -152,7 +154,7 @@ def _moved(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _apart(student: Tensor, teacher: Tensor, dim: int, keep: Tensor | None = None) -> Tensor:
     """One minus Pearson's correlation along a dimension, over the places to keep."""
-    return direction_gap(*(_centred(values, dim, keep) for values in (student, teacher)), dim)
+    return direction_gap(_centred(student, dim, keep), _centred(teacher, dim, keep), dim)
 
 
 def _centred(values: Tensor, dim: int, keep: Tensor | None) -> Tensor:

@@ -31,7 +31,7 @@ def of_teachers(recipe: Recipe, teachers: Sequence[Built], outputs: int | None) 
         if teacher.kept is not None:
             level, told = teacher.kept
             yield problem(level, f'{where}.cache', told)
-        if None not in (outputs, teacher.outputs) and outputs != teacher.outputs:
+        if None not in (outputs, teacher.outputs) and outputs != teacher.outputs and not _layers_alone(recipe):
             yield problem(
                 'error', where,
                 f'{teacher.origin} has {teacher.outputs:,} outputs and the student {outputs:,}. Distillation on logits '
@@ -39,6 +39,12 @@ def of_teachers(recipe: Recipe, teachers: Sequence[Built], outputs: int | None) 
             )
         elif own and teacher.tokenizer and own != teacher.tokenizer:
             yield from _vocabularies(where, str(own), teacher.tokenizer)
+
+
+def _layers_alone(recipe: Recipe) -> bool:
+    """Whether all losses compare layers, so that a teacher of another task will do."""
+    losses = recipe.algorithms.get('distillation', {}).get('losses') or [{}]
+    return all(isinstance(loss, dict) and loss.get('student_layer') is not None for loss in losses)
 
 
 def _vocabularies(where: str, own: str, theirs: str) -> Iterator[Problem]:

@@ -192,7 +192,7 @@ def _read(path: Path, above: tuple[Path, ...], what: str) -> dict[str, Any]:
     for one in bases:
         merged = _merged(merged, _read(path.parent / one, (*above, here), what), ())
     merged = _merged(merged, plain, ())
-    return merged
+    return dict(merged)
 
 
 def _told(error: Exception) -> str:

@@ -20,10 +20,11 @@ class Look:
         name: The teacher's name.
         origin: Where it comes from.
         stored: Whether its answers come from a store.
+        compared: Whether its logits are compared with the student's.
     """
 
-    def __init__(self, name: str, origin: str, stored: bool = False) -> None:
-        self._stored = stored
+    def __init__(self, name: str, origin: str, stored: bool = False, compared: bool = True) -> None:
+        self._stored, self._compared = stored, compared
         self._who = f"Teacher '{name}' ({origin})"
         self._right: Tensor | None = None
         self._seen = 0
@@ -47,6 +48,8 @@ class Look:
             return
         assert isinstance(answer, Tensor)
         teacher_logits = answer
+        if not self._compared and teacher_logits.shape != student_logits.shape:
+            return  # of another task, whose labels these are not
         if teacher_logits.shape != student_logits.shape:
             raise ValueError(
                 f'{self._who} gives logits of shape {tuple(teacher_logits.shape)} where the student gives '

@@ -35,6 +35,7 @@ class TeacherSpec:
         index: Its place among the teachers.
         digest: The first hexadecimal digits, 8 or more, of the digest that it must have; ``None`` for any.
         cache: Where its answers are stored, if anywhere.
+        compared: Whether its logits are compared with the student's, so that both need the same classes.
         prepare: How it is prepared for inference; ``None`` for as all are.
         settings: Those of its kind alone.
         align: How its inputs and answers are made to fit the student's.
@@ -49,6 +50,7 @@ class TeacherSpec:
     index: int = 0
     digest: str | None = None
     cache: CacheSpec | None = None
+    compared: bool = field(default=True, kw_only=True)
     prepare: Prepare | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     align: Align = AS_THEY_ARE

@@ -81,3 +81,15 @@ def similarity_preserving(s: Array, t: Array) -> Array:
         table = x @ x.T
         tables.append(table / np.linalg.norm(table, axis=1, keepdims=True))
     return ((tables[0] - tables[1]) ** 2).sum(1) / len(s)
+
+
+def contrastive(s: Array, t: Array, temperature: float = 0.07, labels: Array | None = None) -> Array:
+    s, t = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (_flat(s), _flat(t)))
+    table = np.exp(s @ t.T / temperature)
+    level, out = table.mean(), np.zeros(len(s))
+    for i in range(len(s)):
+        others = [j for j in range(len(s)) if j != i and (labels is None or labels[j] != labels[i])]
+        for one in (table, table.T) if others else ():
+            h = one[i] / (one[i] + len(others) * level)
+            out[i] -= np.log(h[i]) + sum(np.log(1 - h[j]) for j in others)
+    return out

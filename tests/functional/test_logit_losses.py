@@ -11,7 +11,7 @@ from composer_kd import functional
 from composer_kd.losses import make_loss
 
 from . import reference
-from .cases import forbid, gradient, logits
+from .cases import gradient, logits
 
 pytestmark = pytest.mark.usefixtures('whole_or_in_chunks')
 

@@ -14,10 +14,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from composer_kd import Distillation
+from composer_kd.features import FEATURE_LOSSES, make_feature_loss
 from tests.common import Counting, Watch, classifier, images, loader, network, same, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings('ignore:Teacher .* no better than')
 HINT = {'name': 'hint', 'student_layer': 'module.4', 'teacher_layer': '4'}
+
+
+def _takes(name):
+    return make_feature_loss(name).takes
 
 
 def flat(seed=0, width=16):
@@ -294,6 +299,7 @@ def test_what_cannot_be_had_is_refused_at_the_start(losses, settings, told):
     ([{'name': 'hnt', 'student_layer': '3'}], {}, "Did you mean 'hint'"),
     ([{'name': 'attention_mse', 'student_layer': '3', 'projector': 'linear'}], {}, 'attention has no width'),
     ([hint(student_layer='3:x')], {}, "'PATH:INDEX'"),
+    ([hint(wieght=3)], {}, r"losses\[0\].*Did you mean 'weight'"),
     ([hint()], {'prepare': {'fold_batchnorm': True}}, 'prepare.fold_batchnorm: losses compare layers'),
     ([hint()], {'prepare': {'compile': True}}, 'prepare.compile'),
 ])
@@ -345,3 +351,27 @@ def test_rows_that_are_not_finite_are_left_out_and_teach_nothing():
     assert all(torch.isfinite(value).all() for value in {**weights(fit), **projectors(fit)}.values())
     with pytest.raises(RuntimeError, match="a loss 'hint' that is not finite"):
         trainer(distil(hint(teacher_layer='layer'), teacher=Breaks(), prepare='none'), model=student()).fit()
+
+
+@pytest.mark.parametrize('name', [name for name in FEATURE_LOSSES.names() if _takes(name) in ('any', 'map')])
+def test_every_loss_of_pictures_trains(name):
+    entry = {'name': name, 'student_layer': '3', 'teacher_layer': '3'}
+    fit = trainer(distil(entry, kd_loss_weight=1.0, base_loss_weight=0.0), model=student(), max_duration='3ba',
+                  loggers=[log := InMemoryLogger()])
+    start = weights(fit)
+    fit.fit()
+    values = [float(value) for _, value in log.data['loss/train/kd']]
+    assert all(0 < value < float('inf') for value in values)
+    assert not torch.equal(start['module.0.weight'], weights(fit)['module.0.weight'])
+
+
+def test_a_teacher_of_another_task_will_do_where_layers_alone_are_compared():
+    class Other(ComposerClassifier):
+        pass
+    teacher = Other(network(classes=7, width=24, seed=9), num_classes=7)
+    kd = Distillation(teacher, losses=[{**HINT, 'teacher_layer': 'module.4'}], prepare='none')
+    fit = trainer(kd, max_duration='3ba')
+    fit.fit()
+    assert kd.summary()['active_batches'] == 3
+    with pytest.raises(ValueError, match='has 7 outputs and the student 5'):
+        trainer(Distillation(teacher, losses=[{**HINT, 'teacher_layer': 'module.4'}, 'mse']))

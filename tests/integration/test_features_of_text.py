@@ -7,6 +7,7 @@ from composer.loggers import InMemoryLogger
 from torch.utils.data import DataLoader
 
 from composer_kd import Distillation
+from composer_kd.features import FEATURE_LOSSES, make_feature_loss
 from tests.common import Watch, trainer, weights
 from tests.integration.test_huggingface import LENGTH, composer_model, masked, sentences
 
@@ -104,3 +105,16 @@ def test_an_item_of_an_output_can_be_named():
     assert told(fit, 'loss/train/kd')[0] > 0
     with pytest.raises(ValueError, match="at 7 of its output"):
         train([{**HIDDEN, 'student_layer': 'bert.encoder.layer.0:7'}])
+
+
+@pytest.mark.parametrize('name', [
+    name for name in FEATURE_LOSSES.names() if make_feature_loss(name).takes in ('any', 'hidden', 'attention')])
+def test_every_loss_of_text_trains(name):
+    takes = make_feature_loss(name).takes
+    entry = {**(ATTENTION if takes == 'attention' else HIDDEN), 'name': name}
+    if name == 'minilm':
+        entry = {'name': name, **{key: value.replace('self', 'self.value') for key, value in ATTENTION.items() if key != 'name'},
+                 'relation_heads': 2}
+    fit, gradients = train([entry], padded(sentences()), kd_loss_weight=1.0, base_loss_weight=0.0)
+    assert all(0 < value < float('inf') for value in told(fit, 'loss/train/kd'))
+    assert gradients[0]['model.bert.embeddings.word_embeddings.weight'].abs().max() > 0

@@ -62,7 +62,8 @@ def attention_kl(
 
     .. math:: \frac{1}{h} \sum_{i=1}^{h} \mathrm{KL}(A_{t,i,q} \| A_{s,i,q})
 
-    for each query :math:`q`, of probabilities; the paper takes those of the last layer. Both models have the same number
+    for each query :math:`q`, of probabilities; the paper takes those of the last layer. Both models have the same
+    number
     of heads.
 
     Args:
@@ -108,7 +109,8 @@ def minilm(
     may differ, so no projector is needed. MiniLMv2 uses three such losses, of queries, keys and values.
 
     Args:
-        student: ``(N, L, D)``: the outputs of a query, key or value projection, any floating-point dtype. The gradient goes here.
+        student: ``(N, L, D)``: the outputs of a query, key or value projection, any floating-point dtype. The gradient
+            goes here.
         teacher: Of any ``D``; gets no gradient.
         relation_heads: :math:`A`, 1 or more, a divisor of both widths.
         mask: Which tokens count, ``(N, L)``: as queries and as keys. ``None``: all.
@@ -153,8 +155,8 @@ def _relation(vectors: Tensor, heads: int, mask: Tensor | None) -> Tensor:
     """Log-probabilities ``(N, heads, L, L)``."""
     if vectors.shape[-1] % heads:
         raise ValueError(f'relation_heads: expected a divisor of the width {vectors.shape[-1]}, got {heads}.')
-    parts = vectors.unflatten(-1, (heads, -1)).transpose(1, 2)
-    scores = parts @ parts.transpose(-1, -2) / parts.shape[-1] ** 0.5
+    parts: Tensor = vectors.unflatten(-1, (heads, -1)).transpose(1, 2)
+    scores: Tensor = parts @ parts.transpose(-1, -2) / parts.shape[-1] ** 0.5
     if mask is not None and mask.dim() == 2:
         out = mask.eq(0)
         out = out & ~out.all(-1, keepdim=True)  # the softmax of nothing is NaN

@@ -29,13 +29,16 @@ def rkd_distance(
 ) -> Tensor:
     r"""Distances between samples (Park et al. 2019, RKD, arXiv 1904.05068, section 3.2, equations 6 to 8).
 
-    .. math:: \frac{1}{N-1} \sum_{j \ne i} \ell_1 \left( \frac{\|s_i - s_j\|}{\mu_s}, \frac{\|t_i - t_j\|}{\mu_t} \right)
+    .. math:: \frac{1}{N-1} \sum_{j \ne i} \ell_1 \left( \frac{\|s_i - s_j\|}{\mu_s},
+        \frac{\|t_i - t_j\|}{\mu_t} \right)
 
-    with Huber's :math:`\ell_1` and :math:`\mu` the mean distance between the samples. The paper's is a sum; the authors'
+    with Huber's :math:`\ell_1` and :math:`\mu` the mean distance between the samples. The paper's is a sum; the
+    authors'
     code has a mean over :math:`N^2` pairs, a sample with itself among them, which is :math:`(N-1)/N` of this.
 
     Args:
-        student: ``(N, D)``; maps ``(N, C, H, W)`` are flattened, of tokens ``(N, L, D)`` the mean of those that count is taken, any floating-point dtype. The gradient goes here.
+        student: ``(N, D)``; maps ``(N, C, H, W)`` are flattened, of tokens ``(N, L, D)`` the mean of those that count
+            is taken, any floating-point dtype. The gradient goes here.
         teacher: As many samples, of any width; gets no gradient.
         mask: Which tokens count, ``(N, L)``; which samples, ``(N,)``, where there are none. ``None``: all.
         reduction: ``'mean'`` over what counts, or ``'none'``.
@@ -55,7 +58,8 @@ def rkd_distance(
     one, other, keep = _both(student, teacher, mask)
     pairs = (keep[:, None] & keep[None, :]).fill_diagonal_(False)
     count = pairs.sum().clamp_min(1)
-    gap = F.smooth_l1_loss(*(_distances(x, pairs, count) for x in (one, other)), reduction='none')
+    apart = _distances(one, pairs, count), _distances(other, pairs, count)
+    gap = F.smooth_l1_loss(apart[0], apart[1], reduction='none')
     rows = gap.masked_fill(~pairs, 0).sum(1) / (keep.sum() - 1).clamp_min(1)
     return reduce_rows(rows, kept(mask), reduction)
 
@@ -83,7 +87,8 @@ def rkd_angle(
     time and calculated again in the backward pass, so that :math:`N^3` numbers are never there at once.
 
     Args:
-        student: ``(N, D)``; maps ``(N, C, H, W)`` are flattened, of tokens ``(N, L, D)`` the mean of those that count is taken, any floating-point dtype. The gradient goes here.
+        student: ``(N, D)``; maps ``(N, C, H, W)`` are flattened, of tokens ``(N, L, D)`` the mean of those that count
+            is taken, any floating-point dtype. The gradient goes here.
         teacher: As many samples, of any width; gets no gradient.
         mask: Which tokens count, ``(N, L)``; which samples, ``(N,)``, where there are none. ``None``: all.
         reduction: ``'mean'`` over what counts, or ``'none'``.
@@ -114,8 +119,9 @@ def rkd_angle(
 
 
 def _angles(student: Tensor, teacher: Tensor, keep: Tensor, anchors: slice) -> Tensor:
-    sides = [unit(points[None] - points[anchors, None]) for points in (student, teacher)]
-    gap = F.smooth_l1_loss(*(side @ side.transpose(1, 2) for side in sides), reduction='none')
+    sides = (unit(points[None] - points[anchors, None]) for points in (student, teacher))
+    angles = [side @ side.transpose(1, 2) for side in sides]
+    gap = F.smooth_l1_loss(angles[0], angles[1], reduction='none')
     number = torch.arange(len(student), device=student.device)
     ends = keep[None] & (number[None] != number[anchors, None])
     pairs = ends[:, :, None] & ends[:, None, :] & (number[:, None] != number[None, :])
@@ -136,7 +142,8 @@ def similarity_preserving(
     whose mean over :math:`i` is the paper's :math:`\frac{1}{b^2} \|G_t - G_s\|_F^2`.
 
     Args:
-        student: ``(N, C, H, W)`` or ``(N, D)``, flattened to :math:`Q`; of tokens ``(N, L, D)`` the mean of those that count is taken, any floating-point dtype. The gradient goes here.
+        student: ``(N, C, H, W)`` or ``(N, D)``, flattened to :math:`Q`; of tokens ``(N, L, D)`` the mean of those that
+            count is taken, any floating-point dtype. The gradient goes here.
         teacher: As many samples, of any width; gets no gradient.
         mask: Which tokens count, ``(N, L)``; which samples, ``(N,)``, where there are none. ``None``: all.
         reduction: ``'mean'`` over what counts, or ``'none'``.

@@ -90,9 +90,11 @@ def one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         >>> [tuple(maps.shape) for maps in one_size(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 4, 4))]
         [(1, 3, 4, 4), (1, 3, 4, 4)]
     """
-    size = tuple(min(one, other) for one, other in zip(student.shape[2:], teacher.shape[2:], strict=True))
-    brought = (x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (student, teacher))
-    return tuple(brought)  # type: ignore[return-value]
+    size = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
+    one, other = (
+        x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size) for x in (student, teacher)
+    )
+    return one, other
 
 
 def samples(feature: Tensor, mask: Tensor | None) -> Tensor:

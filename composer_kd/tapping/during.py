@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from composer.core import State
 from composer.utils import dist
-from composer.utils.parallelism import FSDPConfig
 from torch import Tensor
 
 from composer_kd.batches import Key, batch_size_of, target_of
@@ -18,19 +17,10 @@ from composer_kd.decision import Decision, Part
 from composer_kd.entries import Entry
 from composer_kd.features import FeatureLoss
 from composer_kd.guard import Guard, left_out
-from composer_kd.layers import (
-    Learner,
-    Tap,
-    Taps,
-    Watch,
-    build_projector,
-    find_module,
-    loader_given,
-    run_student,
-    sample_of,
-)
-from composer_kd.layers.widths import Shape, Shapes, check_shapes, told_unseen
+from composer_kd.layers import Learner, Tap, Taps, Watch
+from composer_kd.layers.widths import Shapes, check_shapes
 from composer_kd.share import Share
+from composer_kd.tapping.start import build_projectors, check_paths, name_of, observe, refuse_impossible
 from composer_kd.teachers import Pool, Teacher
 from composer_kd.term import Term
 
@@ -71,7 +61,7 @@ class Tapping:
         """
         if not self._entries:
             return
-        _refuse(state, pool)
+        refuse_impossible(state, pool)
         model: Any = state.model
         self.check_paths(model, pool.held)
         self._student = Taps(model, [tap for _, entry in self._each() for tap in entry.student], 'the student')
@@ -80,69 +70,20 @@ class Tapping:
             assert isinstance(teacher, Teacher)
             who = f"teacher '{teacher.name}' ({teacher.origin})"
             teacher.watch = Watch(wanted, who)
-        self._build(state, pool, self._observe(state, pool))
-
-    def _each(self) -> list[tuple[int, Any]]:
-        return [(i, entry.layers) for i, entry in self._entries.items()]
-
-    def _observe(self, state: State, pool: Pool) -> Shapes | None:
-        """The shapes of all features of a sample; ``None`` where the data cannot be looked at now."""
-        batch = sample_of(loader_given())
-        everywhere = dist.all_gather_object(batch is None)
-        if any(everywhere):
-            return None
-        assert self._student is not None
-        self._student.open()
-        run_student(state.model, batch, state)
-        student = {str(tap): tuple(feature.shape) for tap, feature in self._student.take().items()}
-        mine: dict[int, dict[str, Shape]] = {}
-        on_device = state.device.batch_to_device(batch)
-        for i, teacher in enumerate(pool.teachers):
-            if isinstance(teacher, Teacher) and not teacher.released:
-                teacher.look_at(on_device, state)
-                assert teacher.watch is not None
-                mine[i] = {str(tap): tuple(feature.shape) for tap, feature in teacher.watch.take().items()}
-        found: dict[int, dict[str, Shape]] = {}
-        for rank in dist.all_gather_object(mine):  # of teachers by rank, none has them all
-            found |= rank
-        shapes = Shapes(student, found)
-        for entry in self._entries.values():
-            check_shapes(entry, shapes)
-        return shapes
-
-    def _build(self, state: State, pool: Pool, shapes: Shapes | None) -> None:
-        modules: dict[str, torch.nn.Module] = {}
-        for index, layers in self._each():
-            asked = layers.projector
-            if asked.kind == 'none':
-                continue
-            if shapes is None and asked.student_width is None:
-                raise ValueError(told_unseen(self._entries[index].label))
-            for pair, (mine, theirs) in enumerate(zip(layers.student, layers.teacher, strict=True)):
-                for i in range(len(pool.teachers)):
-                    seen = None if shapes is None else (shapes.student[str(mine)], shapes.teachers[i][str(theirs)])
-                    name = _name(index, pair, i)
-                    modules[name] = build_projector(asked, seen, f'{state.rank_zero_seed}/{name}')
+        log.info('Losses compare layers, so teachers are prepared in precision and layout alone.')
+        shapes = observe(self._entries, self._student, state, pool)
+        modules = build_projectors(self._entries, len(pool.teachers), state.rank_zero_seed, shapes)
         if modules:
             self._learner = Learner(modules, state)
             log.info('Distillation trains %d projectors of %d parameters with the student.', len(modules), sum(
                 p.numel() for module in modules.values() for p in module.parameters()))
 
     def check_paths(self, student: torch.nn.Module, teachers: Sequence[Any]) -> None:
-        """Look the layers up in models that are there, before any training.
+        """As :func:`check_paths`."""
+        check_paths(self._entries, student, teachers)
 
-        Raises:
-            ValueError: For a layer that is not there.
-        """
-        for index, layers in self._each():
-            where = f'losses.{self._entries[index].label}'
-            for tap in layers.student:
-                find_module(student, tap.path, 'the student', f'{where}.student_layer')
-            for teacher in teachers:
-                _refuse_without_layers(teacher)
-                for tap in layers.teacher:
-                    who = f"teacher '{teacher.name}' ({teacher.origin})"
-                    find_module(teacher.module, tap.path, who, f'{where}.teacher_layer')
+    def _each(self) -> list[tuple[int, Any]]:
+        return [(i, entry.layers) for i, entry in self._entries.items()]
 
     def fit_start(self, state: State, at_once: int | None) -> None:
         """Refuse teachers that are asked about several microbatches at once."""
@@ -215,7 +156,7 @@ class Tapping:
             term.add(part.index, part.weight, total / sum(now.weights[i] for i in now.teachers))
 
     def _projected(self, feature: Tensor, index: int, pair: int, teacher: int, guard: Guard) -> Tensor:
-        name = _name(index, pair, teacher)
+        name = name_of(index, pair, teacher)
         if self._learner is None or name not in self._learner.modules:
             return feature.view_as(feature) if guard.skips else feature
         module = self._learner.modules[name]
@@ -264,7 +205,7 @@ class Tapping:
             self._learner.reduce(state, {
                 name for part in self._on(now) for i in now.askers
                 for pair in range(len(self._entries[part.index].layers.student))  # type: ignore[union-attr]
-                if (name := _name(part.index, pair, i)) in self._learner.modules
+                if (name := name_of(part.index, pair, i)) in self._learner.modules
             })
 
     def batch_end(self) -> None:
@@ -282,34 +223,6 @@ class Tapping:
             self._learner.load_text(state['projectors'])
 
 
-def _name(index: int, pair: int, teacher: int) -> str:
-    return f'loss{index}_layer{pair}_teacher{teacher}'
-
-
 def _token_mask(batch: Any) -> Tensor | None:
     mask = batch.get('attention_mask') if isinstance(batch, Mapping) else None
     return mask.ne(0) if isinstance(mask, Tensor) and mask.dim() == 2 else None
-
-
-def _refuse(state: State, pool: Pool) -> None:
-    """Refuse what layers cannot be had of."""
-    if isinstance(getattr(state, 'fsdp_config', None), FSDPConfig):
-        raise ValueError(
-            "losses: layers are not captured under FSDP1, which flattens the student's parameters. Use FSDP2 "
-            "(parallelism_config={'fsdp': FSDP2Config(...)}), DDP, or losses of logits.",
-        )
-    if getattr(state, 'tp_config', None) is not None:
-        raise ValueError(
-            'losses: layers are not captured under tensor parallelism, where a rank has a part of each. Use FSDP2, '
-            'DDP, or losses of logits.',
-        )
-    for teacher in pool.teachers:
-        _refuse_without_layers(teacher)
-
-
-def _refuse_without_layers(teacher: Any) -> None:
-    if not isinstance(teacher, Teacher) or getattr(teacher, 'opaque', False):
-        raise ValueError(
-            f"losses: teacher '{teacher.name}' ({teacher.origin}) has no layers that can be captured: it is an "
-            'exported program or stored answers. Use losses of logits, or the model itself.',
-        )
