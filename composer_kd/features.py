@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from composer_kd.catalogue import check_values
@@ -136,7 +137,8 @@ class FeatureLoss:
         else:
             student, teacher = blanked(student, mask), blanked(teacher, mask)
         try:
-            rows = self.function(student, teacher, **more, reduction='none')
+            with torch.autocast(student.device.type, enabled=False):  # it would multiply matrices in 16 bits
+                rows = self.function(student, teacher, **more, reduction='none')
         except (TypeError, ValueError) as error:
             raise type(error)(f'{where}: {error}') from error
         shapes = [student.shape[:1], student.shape[:2], (len(student), student.shape[-1])]

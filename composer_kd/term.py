@@ -99,6 +99,7 @@ def rows_that_count(
         mask: Which labels count; ``None`` if all do or they are no class numbers.
         places: Asked for the flat positions of the labels that count. Where they are not known, the device is waited
             for once, to count them.
+        shift: Whether the logits at a position answer for the label one position later.
     """
     student = classes_last(student, labels)
     teachers = [classes_last(logits, labels) if isinstance(logits, Tensor) else logits for logits in teachers]

@@ -60,7 +60,7 @@ def test_a_term_hands_them_over(of_labels):
     guard = Guard('stop', ['t'], True)
     rows = Rows(student, [student], None, True, torch.tensor([1, 2, 3]))
     assert kd_term(of_labels, rows, [1.0], 'logits', None, share, None, guard).item() == 2
-    with pytest.raises(ValueError, match='LabelSmoothing'):
+    with pytest.raises(ValueError, match='Soft labels'):
         kd_term(of_labels, Rows(student, [student], None, False), [1.0], 'logits', None, share, None, guard)
 
 

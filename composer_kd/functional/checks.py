@@ -194,6 +194,5 @@ def check_class_labels(labels: Any, rows: torch.Size, where: str) -> None:
     )
     raise ValueError(
         f'{where}: it needs a label for each row, class numbers of shape {tuple(rows)}, got {got}; give target_key '
-        'where labels are elsewhere in the batch. Algorithms that mix labels (MixUp, CutMix, LabelSmoothing) leave no class '
-        'numbers: use them without this loss.',
+        'where labels are elsewhere in the batch. Soft labels are no class numbers: take another loss for them.',
     )

@@ -71,6 +71,14 @@ def test_low_precision_is_calculated_in_float32(name, shape, settings, dtype):
 
 
 @each
+def test_autocast_changes_nothing(name, shape, settings):
+    student, teacher = made(name, shape, torch.bfloat16)
+    with torch.autocast('cpu', torch.bfloat16):
+        inside = rows_of(name, student, teacher, settings)
+    assert torch.equal(inside, rows_of(name, student, teacher, settings))
+
+
+@each
 def test_features_of_ten_thousand(name, shape, settings):
     student, teacher = (1e4 * x.sign() for x in made(name, shape, torch.float32))
     if name == 'attention_kl':

@@ -126,7 +126,7 @@ def test_a_loss_is_made_or_refused_by_name(name, settings):
     heat = loss.settings.get('temperature')
     if callable(heat) or isinstance(heat, dict):
         return
-    rows = loss.rows(torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3))
+    rows = loss.rows(torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3), labels=torch.tensor([0, 2]))
     assert rows.shape == (2,)
     assert torch.isfinite(rows).all() or heat < 1e-30 or heat > 1e30
 
