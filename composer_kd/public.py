@@ -38,13 +38,14 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         'on_outcomes', 'reverse_kl', 'soft_cross_entropy', 'standardized_kl', 'top_k', 'total_variation',
     ),
     'composer_kd.teachers': (
-        'TEACHERS', 'Kind', 'Prepare', 'Teacher', 'build_teachers', 'digest_of', 'model_of_run', 'parse_teachers', 'read_weights',
+        'TEACHERS', 'Kind', 'Prepare', 'Teacher', 'build_teachers', 'digest_of', 'model_of_run', 'parse_teachers',
+        'read_weights',
     ),
     'composer_kd.answers': ('Format',),
     'composer_kd.components': ('ALGORITHMS', 'CALLBACKS', 'LOGGERS', 'OPTIMIZERS', 'SCHEDULERS'),
     'composer_kd.models': (
-        'MODELS', 'Traits', 'apply_surgery', 'bert_classifier', 'bert_masked_lm', 'build_model', 'cifar_resnet', 'digits_resnet',
-        'load_tokenizer', 'torchvision_resnet', 'traits_of', 'vocabulary_digest',
+        'MODELS', 'Traits', 'apply_surgery', 'bert_classifier', 'bert_masked_lm', 'build_model', 'cifar_resnet',
+        'digits_resnet', 'load_tokenizer', 'torchvision_resnet', 'traits_of', 'vocabulary_digest',
     ),
     'composer_kd.callbacks': ('RunRecorder', 'forward_flops', 'forward_flops_per_sample'),
     'composer_kd.recipes': (

@@ -96,7 +96,8 @@ def fetched(source: str) -> Iterator[Path]:
 
     Args:
         source: A path, an ``http(s)`` address, a URI of an object store, or MLflow's of a run's artifact
-            (``runs:/ID/checkpoints/ep1.pt``) or of a registered model (``models:/NAME/VERSION``, ``models:/NAME@ALIAS``).
+            (``runs:/ID/checkpoints/ep1.pt``) or of a registered model (``models:/NAME/VERSION``,
+            ``models:/NAME@ALIAS``).
 
     Raises:
         FileNotFoundError: On every rank, if there is nothing at ``source``.

@@ -76,8 +76,8 @@ def _run(source: str) -> nn.Module:
 def _check_run(source: str, where: str) -> None:
     if is_remote(source):
         raise ValueError(
-            f"{where}.run: expected the folder of an earlier run, got '{source}'. A run folder is read where it lies; of "
-            f"what lies elsewhere give the checkpoint: {{checkpoint: '{source}'}}.",
+            f"{where}.run: expected the folder of an earlier run, got '{source}'. A run folder is read where it lies; "
+            f"of what lies elsewhere give the checkpoint: {{checkpoint: '{source}'}}.",
         )
     folder = RunFolder(source)
     try:

@@ -37,6 +37,11 @@ class Kind:
         told: ``told(source, **settings)``: the source as it is recorded, where more than its name tells it apart.
         architecture: ``architecture(source, **settings)``: the model without its weights on torch's default device,
             for ``composer-kd plan``.
+
+    Example:
+        >>> kind = Kind(lambda source, width=4: nn.Linear(width, int(source)), 'a number of classes')
+        >>> list(kind.settings()), kind.opaque
+        (['width'], False)
     """
 
     load: Callable[..., Any]
