@@ -115,7 +115,9 @@ def refuse_impossible(state: State, pool: Pool) -> None:
 
 
 def _refuse_without_layers(teacher: Any) -> None:
-    if not isinstance(teacher, Teacher) or getattr(teacher, 'opaque', False):
+    live = isinstance(teacher, Teacher) and not teacher.released
+    opaque = getattr(teacher.module if live else teacher, 'opaque', False)
+    if not isinstance(teacher, Teacher) or opaque:
         raise ValueError(
             f"losses: teacher '{teacher.name}' ({teacher.origin}) has no layers that can be captured: it is an "
             'exported program or stored answers. Use losses of logits, or the model itself.',

@@ -375,3 +375,21 @@ def test_a_teacher_of_another_task_will_do_where_layers_alone_are_compared():
     assert kd.summary()['active_batches'] == 3
     with pytest.raises(ValueError, match='has 7 outputs and the student 5'):
         trainer(Distillation(teacher, losses=[{**HINT, 'teacher_layer': 'module.4'}, 'mse']))
+
+
+def test_a_teacher_without_layers_is_refused():
+    teacher = flat(9)
+    teacher.opaque = True
+    with pytest.raises(ValueError, match='has no layers that can be captured'):
+        trainer(distil(hint(), teacher=teacher), model=student())
+
+
+def test_fsdp1_and_tensor_parallelism_are_refused():
+    from types import SimpleNamespace
+
+    from composer.utils.parallelism import FSDPConfig
+
+    from composer_kd.tapping.start import refuse_impossible
+    for settings, told in (({'fsdp_config': FSDPConfig()}, 'FSDP1'), ({'tp_config': object()}, 'tensor parallelism')):
+        with pytest.raises(ValueError, match=told):
+            refuse_impossible(SimpleNamespace(**settings), SimpleNamespace(teachers=[]))
