@@ -43,10 +43,12 @@ def test_microbatches_change_nothing_where_rows_stand_alone(name):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('algorithm', [LabelSmoothing(0.1), MixUp(), CutMix(), MixUp(interpolate_loss=True)], ids=str)
+@pytest.mark.parametrize('algorithm', [
+    lambda: LabelSmoothing(0.1), MixUp, CutMix, lambda: MixUp(interpolate_loss=True),
+], ids=['label_smoothing', 'mixup', 'cutmix', 'mixup, interpolated loss'])
 def test_labels_are_there_beside_algorithms_that_mix_them_for_the_students_own_loss(algorithm):
     kd = distil('decoupled_kd')
-    trainer([algorithm, kd], model=student(), data=loader(batch_size=16), max_duration='2ba').fit()
+    trainer([algorithm(), kd], model=student(), data=loader(batch_size=16), max_duration='2ba').fit()
     assert kd.summary()['active_batches'] == 2
 
 
