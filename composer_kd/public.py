@@ -45,7 +45,7 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
     'composer_kd.components': ('ALGORITHMS', 'CALLBACKS', 'LOGGERS', 'OPTIMIZERS', 'SCHEDULERS'),
     'composer_kd.models': (
         'MODELS', 'Traits', 'apply_surgery', 'bert_classifier', 'bert_masked_lm', 'build_model', 'cifar_resnet',
-        'digits_resnet', 'load_tokenizer', 'torchvision_resnet', 'traits_of', 'vocabulary_digest',
+        'digits_resnet', 'gpt2', 'llama', 'load_tokenizer', 'torchvision_resnet', 'traits_of', 'vocabulary_digest',
     ),
     'composer_kd.callbacks': ('RunRecorder', 'forward_flops', 'forward_flops_per_sample'),
     'composer_kd.recipes': (

@@ -208,7 +208,7 @@ def estimate_size(recipe: Recipe, form: Any, views: int | None, only_asked: bool
     given = recipe.algorithms.get('distillation')
     settings = None if given is None else settings_with(given, torch.nn.Identity())
     with torch.device('meta'):
-        rows = _rows_of(source.batch(16))
+        rows = _rows_of(source.batch(16), bool(getattr(parts.model, 'shift_labels', False)))
     samples, per_epoch = source.data.samples, max(1, source.data.samples // source.batch_size)
     batches = asked_batches(recipe, settings, per_epoch)
     kept = split_named(recipe.train_data, 'train_data')[1].get('views')
@@ -230,8 +230,10 @@ def estimate_size(recipe: Recipe, form: Any, views: int | None, only_asked: bool
     )
 
 
-def _rows_of(batch: Any) -> float:
+def _rows_of(batch: Any, shift: bool) -> float:
     if isinstance(batch, dict) and POSITIONS in batch:
         return len(batch[POSITIONS]) / 16
     labels = target_of(batch, None)
-    return float(labels.shape[1]) if isinstance(labels, torch.Tensor) and labels.dim() == 2 else 1.0
+    if not isinstance(labels, torch.Tensor) or labels.dim() != 2:
+        return 1.0
+    return float(labels.shape[1] - shift)  # where labels are shifted, nothing is said of what follows the last token

@@ -27,14 +27,17 @@ class TokenizedModel(HuggingFaceModel):
         model: The model.
         tokenizer: A folder or a name on the hub; ``None`` for none.
         metrics: Of evaluation.
+        shift_labels: Whether the logits at a token are for the next one, its label being the token itself.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: str | None, metrics: list[Metric]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: str | None, metrics: list[Metric], shift_labels: bool = False,
+    ) -> None:
         self._tokenizer_name: str | None = None
         logger = logging.getLogger(HuggingFaceModel.__module__)
         logger.addFilter(_no_complaint)
         try:
-            super().__init__(model, tokenizer=None, eval_metrics=metrics, use_logits=True, shift_labels=False)
+            super().__init__(model, tokenizer=None, eval_metrics=metrics, use_logits=True, shift_labels=shift_labels)
         finally:
             logger.removeFilter(_no_complaint)
         self._tokenizer_name = tokenizer

@@ -25,6 +25,10 @@ BATCHES = 4
 SMALL_BERT = {'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'intermediate_size': 64,
               'max_position_embeddings': 64, 'vocab_size': 2000}
 
+_SMALL = {'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'max_position_embeddings': 64,
+          'vocab_size': 2000}
+SMALL_CAUSAL = {'gpt2': _SMALL, 'llama': {**_SMALL, 'intermediate_size': 64, 'num_key_value_heads': 1}}
+
 
 def names(path: Path) -> str:
     return str(path.relative_to(ROOT / 'yamls').with_suffix(''))
@@ -40,7 +44,7 @@ def data_overlay(key: str, data: dict, classes: int, train_data: bool) -> dict[s
         changes['path'] = f'{SAMPLE}/imagenet{classes if classes == 1000 else ""}'
     elif data['name'] == 'cifar':
         changes['path'] = f'{SAMPLE}/cifar{classes}'
-    elif data['name'] == 'masked_text':
+    elif data['name'] in ('masked_text', 'causal_text'):
         changes |= {'path': f'{SAMPLE}/c4', 'max_seq_len': 32, 'tokenizer': f'{SAMPLE}/tokenizer'}
     elif data['name'] == 'glue':
         changes |= {'path': f'{SAMPLE}/glue', 'max_seq_len': 32, 'tokenizer': f'{SAMPLE}/tokenizer'}
@@ -67,6 +71,8 @@ def overlay(path: Path) -> list[str]:
     elif recipe.model['name'].startswith('bert'):
         changes |= {f'model.{key}': value for key, value in SMALL_BERT.items()}
         changes['model.hidden_size'] = {'bert-small': 16, 'bert-large': 48}.get(recipe.run_name.split('-kd')[0], 32)
+    elif recipe.model['name'] in SMALL_CAUSAL:
+        changes |= {f'model.{key}': value for key, value in SMALL_CAUSAL[recipe.model['name']].items()}
     changes |= data_overlay('train_data', recipe.train_data, classes, True)
     for label, evaluator in recipe.evaluators.items():
         changes |= data_overlay(f'evaluators.{label}.data', evaluator.data, classes, False)

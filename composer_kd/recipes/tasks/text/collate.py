@@ -69,14 +69,58 @@ class Collate:
     """
 
     def __init__(self, tokenizer: Any, max_seq_len: int, masking: Masking) -> None:
-        self._encoder, self._length, self._masking = Encoder(tokenizer, max_seq_len), max_seq_len, masking
-        self._pad, self._words = int(tokenizer.pad_token_id), len(tokenizer)
+        self._rows, self._masking = Rows(tokenizer, max_seq_len), masking
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        """The batch: ``input_ids``, ``attention_mask`` and ``labels``, each ``(N, L)`` int64."""
+        ids, there = self._rows(items)
+        inputs, labels = self._masking(ids, [(epoch, index) for _, epoch, index in items])
+        return batch_of(inputs, there, labels)
+
+
+class CausalCollate:
+    """Makes a batch in which each token is to be predicted from those before it: its label is the token itself.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer.
+        max_seq_len: Tokens of every sample in a batch.
+    """
+
+    def __init__(self, tokenizer: Any, max_seq_len: int) -> None:
+        self._rows = Rows(tokenizer, max_seq_len, keep_end=False)
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        """The batch: ``input_ids``, ``attention_mask`` and ``labels`` (-100 at padding), each ``(N, L)`` int64."""
+        ids, there = self._rows(items)
+        return batch_of(ids, there, np.where(there, ids, IGNORED))
+
+
+def batch_of(inputs: NDArray[Any], there: NDArray[Any], labels: NDArray[Any]) -> Batch:
+    """A batch of arrays ``(N, L)``; ``there`` says where there is no padding."""
+    arrays = {'input_ids': inputs, 'attention_mask': there.astype(np.int64), 'labels': labels}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+class Rows:
+    """Documents, or tokens that were packed beforehand, as padded rows of tokens.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer; without a padding token, padding is that which ends a text, or 0.
+        max_seq_len: Tokens of a row.
+        keep_end: Whether the last of too many tokens is kept, as it ends the sample. If not, a document ends with the
+            token for that, as far as there is room.
+    """
+
+    def __init__(self, tokenizer: Any, max_seq_len: int, keep_end: bool = True) -> None:
+        self._encoder, self._length, self._keep_end = Encoder(tokenizer, max_seq_len), max_seq_len, keep_end
+        self._end = tokenizer.eos_token_id
+        pads = (tokenizer.pad_token_id, self._end, 0)
+        self._pad, self._words = int(next(pad for pad in pads if pad is not None)), len(tokenizer)
 
     def _tokens(self, found: Any, index: int) -> NDArray[Any]:
         tokens = np.frombuffer(found, np.int64) if isinstance(found, bytes) else np.asarray(found)
         if len(tokens) > self._length:
-            # The token that ends a sample is kept.
-            tokens = np.append(tokens[:self._length - 1], tokens[-1])
+            tokens = np.append(tokens[:self._length - 1], tokens[-1]) if self._keep_end else tokens[:self._length]
         if len(tokens) and not 0 <= tokens.min() <= tokens.max() < self._words:
             raise ValueError(
                 f'path: sample {index} holds a token numbered {tokens.max()}, and the tokenizer has {self._words}: the '
@@ -84,20 +128,23 @@ class Collate:
             )
         return tokens
 
-    def __call__(self, items: Sequence[Item]) -> Batch:
-        """The batch: ``input_ids``, ``attention_mask`` and ``labels``, each ``(N, L)`` int64."""
+    def __call__(self, items: Sequence[Item]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Tokens ``(N, L)`` int64, and where there are some, ``(N, L)`` bool."""
         found = [item[0] for item in items]
         if isinstance(found[0], str):
-            rows: Sequence[Any] = self._encoder(found)
+            rows: Sequence[Any] = self._ended(self._encoder(found))
         else:
             rows = [self._tokens(tokens, index) for tokens, (_, _, index) in zip(found, items, strict=True)]
         ids = np.full((len(rows), self._length), self._pad, np.int64)
         lengths = np.array([len(row) for row in rows])
         there = np.arange(self._length) < lengths[:, None]
         ids[there] = np.concatenate(rows)
-        inputs, labels = self._masking(ids, [(epoch, index) for _, epoch, index in items])
-        arrays = {'input_ids': inputs, 'attention_mask': there.astype(np.int64), 'labels': labels}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return ids, there
+
+    def _ended(self, rows: list[list[int]]) -> list[list[int]]:
+        if self._keep_end or self._end is None:
+            return rows
+        return [row if row and row[-1] == self._end else [*row, self._end][:self._length] for row in rows]
 
 
 def split_batch(batch: Mapping[str, Tensor], size: int | float) -> list[Batch]:
@@ -127,6 +174,14 @@ def split_batch(batch: Mapping[str, Tensor], size: int | float) -> list[Batch]:
 def count_samples(batch: Mapping[str, Tensor]) -> int:
     """Samples in a batch, split or not."""
     return len(batch['input_ids'])
+
+
+def count_causal_tokens(batch: Mapping[str, Tensor]) -> dict[str, int]:
+    """As :func:`count_tokens`, where no sample's first token is predicted."""
+    return {
+        'total': int(batch['attention_mask'].sum()),
+        'loss_generating': int((batch['labels'][:, 1:] != IGNORED).sum()),
+    }
 
 
 def count_tokens(batch: Mapping[str, Tensor]) -> dict[str, int]:

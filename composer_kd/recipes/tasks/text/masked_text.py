@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from composer.core import DataSpec
 
-from composer_kd.models.tokenizers import load_tokenizer, vocabulary_digest
+from composer_kd.models.tokenizers import vocabulary_digest
 from composer_kd.recipes.tasks.mds import check_part, is_mds, mds_loader, read_index
 from composer_kd.recipes.tasks.part import Part, window
 from composer_kd.recipes.tasks.registry import DATA, DataShape, describes
 from composer_kd.recipes.tasks.sampling import views_of
-from composer_kd.recipes.tasks.text.collate import Collate, Item, count_samples, count_tokens, split_batch
+from composer_kd.recipes.tasks.text.collate import Collate, count_samples, count_tokens, split_batch
 from composer_kd.recipes.tasks.text.masking import Masking
+from composer_kd.recipes.tasks.text.shards import (
+    PUBLISHED,
+    check_index,
+    fast_tokenizer,
+    folder_of,
+    found_in,
+    split_name,
+)
 
 _WAY = 1
 """One higher whenever the same text, settings and seed come to give other masks."""
 
-_PUBLISHED = {True: 364_868_892, False: 364_608}
-"""Documents of C4 English to train on and to validate on."""
-
-
-def _split_name(name: str | None, train: bool) -> str:
-    return name if name is not None else 'train' if train else 'val'
-
-
-def _folder(path: str, below: str) -> Path:
-    return Path(path) / below if is_mds(Path(path) / below) else Path(path)
-
-
 def _tokenizer(name: str) -> Any:
-    tokenizer = load_tokenizer(name)
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"tokenizer: expected one with a tokenizer.json (a 'fast' one), got {type(tokenizer).__name__} from "
-            f'{name!r}.',
-        )
+    tokenizer = fast_tokenizer(name)
     for kind in ('mask', 'pad'):
         if getattr(tokenizer, f'{kind}_token_id') is None:
             raise ValueError(
@@ -48,34 +37,6 @@ def _tokenizer(name: str) -> Any:
                 "made for it, such as 'bert-base-uncased'.",
             )
     return tokenizer
-
-
-def _check_index(folder: Path, tokenizer: Any, name: str, max_seq_len: int) -> None:
-    index = json.loads((folder / 'index.json').read_text())
-    columns = index['shards'][0]['column_names']
-    if not {'text', 'tokens'} & set(columns):
-        raise ValueError(
-            f"path: the MDS shards in '{folder}' have the columns {', '.join(sorted(columns))}; expected 'text' "
-            "(documents) or 'tokens' (packed tokens). Convert the data with 'scripts/convert.py text'.",
-        )
-    # Only our converter says what its tokens are; those of others are looked at batch by batch alone.
-    made = index.get('tokens') if 'tokens' in columns else None
-    if made is None:
-        return
-    if made['vocabulary'] != vocabulary_digest(tokenizer):
-        raise ValueError(
-            f"tokenizer: the tokens in '{folder}' are those of {made['tokenizer']!r}, whose vocabulary differs from "
-            f'that of {name!r}. Give that one, or convert the text again with this one.',
-        )
-    if made['seq_len'] < max_seq_len:
-        raise ValueError(
-            f"max_seq_len: the samples in '{folder}' have {made['seq_len']} tokens, fewer than {max_seq_len}; make it "
-            f"{made['seq_len']} or less, or convert the text again with --seq-len {max_seq_len}.",
-        )
-
-
-def _found(raw: Mapping[str, Any], view: int, index: int) -> Item:
-    return raw['tokens'] if 'tokens' in raw else raw['text'], view, index
 
 
 @DATA.register('masked_text')
@@ -133,6 +94,7 @@ def masked_text(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from streaming import MDSWriter
         >>> from transformers import BertTokenizerFast
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -156,18 +118,18 @@ def masked_text(
         'seed': drawn_from, 'mask_probability': mask_probability, 'max_seq_len': max_seq_len, 'way': _WAY,
         'vocabulary': vocabulary_digest(words),
     }
-    below = _split_name(split, train)
+    below = split_name(split, train)
     if remote is None:
-        read_index(_folder(path, below))
-        _check_index(_folder(path, below), words, tokenizer, max_seq_len)
+        read_index(folder_of(path, below))
+        check_index(folder_of(path, below), words, tokenizer, max_seq_len)
     # Workers and ranks are what runs in parallel here; threads of the tokenizer on top of them only get in their way.
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     loader = mds_loader(
-        path, remote, below, (), _found, Collate(words, max_seq_len, masking), batch_size, seed, train, num_workers,
+        path, remote, below, (), found_in, Collate(words, max_seq_len, masking), batch_size, seed, train, num_workers,
         streaming, {'vocabulary': vocabulary_digest(words), 'max_seq_len': max_seq_len}, part, views, looks,
     )
     if remote is not None:
-        _check_index(_folder(path, below), words, tokenizer, max_seq_len)
+        check_index(folder_of(path, below), words, tokenizer, max_seq_len)
     return DataSpec(
         loader, split_batch=split_batch, get_num_samples_in_batch=count_samples, get_num_tokens_in_batch=count_tokens,
     )
@@ -191,7 +153,7 @@ def masked_text_shape(
         >>> masked_text_shape(True, path='none', tokenizer='any').batch(2)['input_ids'].shape
         torch.Size([2, 128])
     """
-    folder = _folder(path, _split_name(split, train))
+    folder = folder_of(path, split_name(split, train))
 
     def batch(count: int) -> dict[str, Any]:
         shape = (count, max_seq_len)
@@ -209,4 +171,4 @@ def masked_text_shape(
         index = read_index(folder)
         return DataShape(len(window(part, index.samples)), batch, max_seq_len, index.bytes, f'counted in {folder}')
     note = 'documents of C4 English, as published; the data is not on this machine'
-    return DataShape(len(window(part, _PUBLISHED[train])), batch, max_seq_len, None, note)
+    return DataShape(len(window(part, PUBLISHED[train])), batch, max_seq_len, None, note)
