@@ -111,7 +111,8 @@ def probe(model: ComposerModel, data: EvaluationData, length: int | None = None)
     if isinstance(model, HuggingFaceModel):
         shape = (samples, length or data.batch(1)['input_ids'].shape[1])
         mask = torch.ones(shape, dtype=torch.int64)
-        mask[0, shape[1] // 2 + 1:] = 0
+        if not getattr(model, 'shift_labels', False):  # a causal model's answers at padding are nobody's
+            mask[0, shape[1] // 2 + 1:] = 0
         words = torch.randint(0, int(model.config.vocab_size), shape, generator=generator)
         inputs = {'input_ids': words, 'attention_mask': mask}
         if getattr(model.config, 'type_vocab_size', 0) > 1 and 'token_type_ids' in model.model_forward_args:

@@ -156,7 +156,9 @@ def test_every_recipe_with_a_teacher_has_a_size(name):
     heat = settings_with(settings, torch.nn.Identity()).fixed_temperature
     found = sizes(name, form=None if heat is not None else 'dense')
     assert found.stored == found.samples * found.views
-    assert 0 < found.bytes < 1e12 or heat is None
+    # of a causal model every token of C4 has an answer
+    most = 1e14 if name.startswith(('gpt2/c4', 'llama')) else 1e12
+    assert 0 < found.bytes < most or heat is None
 
 
 # --- which batches ask ---
