@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint format clean
+.PHONY: help install quickstart test test-foundry lint format clean
 
 help:  ## Show this help
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(INSTALLED): setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else \
@@ -30,6 +30,19 @@ quickstart: $(INSTALLED)  ## Show what distillation from an earlier run saves, o
 test: $(INSTALLED)  ## Run the tests (part of them: make test ARGS=tests/functional)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# llm-foundry pins other versions of much that we ask for, and pip tries for hours to find what goes together: it is installed by
+# itself, with what its training imports.
+.venv-foundry/.installed: setup.py tests/foundry/requirements.txt
+	$(PYTHON) -m venv .venv-foundry
+	.venv-foundry/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24.2'
+	.venv-foundry/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	.venv-foundry/bin/python -m pip install --quiet --disable-pip-version-check -r tests/foundry/requirements.txt
+	.venv-foundry/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-foundry==0.22.0
+	@touch $@
+
+test-foundry: .venv-foundry/.installed  ## Train with llm-foundry's own command, in an environment of its own
+	OMP_NUM_THREADS=1 .venv-foundry/bin/python -m pytest tests/foundry
+
 lint: $(INSTALLED)  ## Check style and types
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
@@ -38,4 +51,4 @@ format: $(INSTALLED)  ## Mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the environment and caches, not your runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-foundry .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

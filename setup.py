@@ -65,7 +65,7 @@ extras = {
     'tensorboard': ['mosaicml[tensorboard]>=0.32,<0.33'],
     'wandb': ['mosaicml[wandb]>=0.32,<0.33', 'wandb<0.22'],  # Composer's logger asks a run of later ones in vain
     'mlflow': ['mosaicml[mlflow]>=0.32,<0.33'],
-    'comet_ml': ['mosaicml[comet_ml]>=0.32,<0.33'],
+    'comet_ml': ['mosaicml[comet-ml]>=0.32,<0.33'],
     'neptune': ['mosaicml[neptune]>=0.32,<0.33'],
     'slack': ['mosaicml[slack]>=0.32,<0.33'],
 }
@@ -82,5 +82,9 @@ setup(
     python_requires='>=3.10,<3.13',
     install_requires=requires,
     extras_require=extras,
-    entry_points={'console_scripts': ['composer-kd = composer_kd.cli:main']},
+    entry_points={
+        'console_scripts': ['composer-kd = composer_kd.cli:main'],
+        # llm-foundry's YAML: algorithms: {distillation: {...}}
+        'llmfoundry_algorithms': ['distillation = composer_kd.distillation:Distillation'],
+    },
 )

@@ -208,5 +208,5 @@ def test_links_between_the_pages_lead_somewhere():
 def test_every_extra_is_one_that_composer_has():
     from importlib.metadata import metadata
     known = {extra.lower() for extra in metadata('mosaicml').get_all('Provides-Extra')}
-    for extra in re.findall(r'mosaicml\[(\w+)\]', (ROOT / 'setup.py').read_text()):
+    for extra in re.findall(r'mosaicml\[([\w-]+)\]', (ROOT / 'setup.py').read_text()):
         assert extra in known, extra
