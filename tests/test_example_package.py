@@ -17,9 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def files():
-    return {
-        name: text for name, text in re.findall(r'```(?:python|yaml)\n# ([\w./]+)\n(.*?)```', PAGE, re.DOTALL)
-    }
+    return dict(re.findall(r'```(?:python|yaml)\n# ([\w./]+)\n(.*?)```', PAGE, re.DOTALL))
 
 
 def run(command, folder, site):

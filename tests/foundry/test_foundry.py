@@ -71,10 +71,9 @@ def train(root, name, ranks=1, **changes):
         (root / 'train.py').write_text(script)
         command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(ranks), str(root / 'train.py'), 'train',
                    str(root / f'{name}.yaml')]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=root, env={
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=root, env={
         **os.environ, 'OMP_NUM_THREADS': '1', 'TOKENIZERS_PARALLELISM': 'false', 'HF_HUB_OFFLINE': '1',
     })
-    return done
 
 
 def logged(root, name):
