@@ -188,11 +188,10 @@ def _read(path: Path, above: tuple[Path, ...], what: str) -> dict[str, Any]:
     bases = [base] if isinstance(base, str) else base
     if not isinstance(bases, list) or not bases or not all(isinstance(one, str) for one in bases):
         raise ValueError(f"base: expected the path of a {what}, relative to '{path}', or a list of such, got {base!r}.")
-    merged: dict[str, Any] = {}
-    for one in bases:
-        merged = _merged(merged, _read(path.parent / one, (*above, here), what), ())
-    merged = _merged(merged, plain, ())
-    return dict(merged)
+    first, *others = (_read(path.parent / one, (*above, here), what) for one in bases)
+    for over in (*others, plain):
+        first = _merged(first, over, ())
+    return dict(first)
 
 
 def _told(error: Exception) -> str:

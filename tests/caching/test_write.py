@@ -242,7 +242,7 @@ def test_one_of_several_by_its_name_while_the_others_are_gone(tmp_path):
     ('{checkpoint: nowhere.pt}', 'teachers[0].checkpoint: there is nothing at nowhere.pt'),
     ('{rnu: x}', "teachers[0]: unknown key 'rnu'. Did you mean 'run'?"), ('{run: ', "--teacher: '{run: ' is not valid YAML"),
     ('{cache: nowhere}', "--teacher: 'teacher0' is a store itself (nowhere). Give the model whose answers are to be stored"),
-    ('', "--teacher: the recipe has none called ''"), ('{}', 'expected one of the keys run, checkpoint'),
+    ('', "--teacher: the recipe has none called ''"), ('{}', 'expected one of the keys cache, checkpoint, exported'),
 ])
 def test_teachers_that_are_none(recipe, tmp_path, said, told):
     assert told in refused(recipe, '--out', tmp_path / 'out', '--teacher', said)

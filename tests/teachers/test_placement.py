@@ -177,17 +177,17 @@ def test_a_teacher_is_asked_about_no_more_samples_at_once():
 def test_masked_positions_are_found_again_in_the_parts(size):
     """A model that answers at the labelled positions alone, in parts of a batch."""
     from composer_kd.batches import labelled
-    from composer_kd.teachers.pool import _joined, _parts
+    from composer_kd.teachers.parts import joined, parts_of
     model = composer_model(seed=1).eval()
     batch = {key: torch.stack([item[key] for item in masked(12)]) for key in masked(1)[0]}
     teacher = Teacher(model, 'a')
     positions = labelled(batch['labels'], -100)
     positions = positions[torch.randperm(len(positions))]
     whole = teacher.outputs(batch, positions)
-    parts = _parts(batch, positions, size, None)
+    parts = parts_of(batch, positions, size, None)
     assert len(parts) == -(-12 // size)
-    joined = _joined([teacher.outputs(part, where) for part, where, _ in parts], [places for _, _, places in parts])
-    torch.testing.assert_close(joined, whole, rtol=1e-5, atol=1e-6)
+    found = joined([teacher.outputs(part, where) for part, where, _ in parts], [places for _, _, places in parts])
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_a_pinned_digest_is_held_against_the_teacher():
