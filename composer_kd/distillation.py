@@ -197,9 +197,9 @@ class Distillation(Algorithm):
             return self._now.on and bool(self._teaching.tapping)
         if event is Event.INIT:
             return joining.last_at_init(self, state)
-        if event is Event.EPOCH_START or event is Event.FIT_END:
+        if event is Event.EPOCH_START:
             return self._teaching.pool.stores.filling
-        return event is Event.FIT_START
+        return event is Event.FIT_START or event is Event.FIT_END
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Do what is due at ``event``."""
@@ -304,4 +304,4 @@ class Distillation(Algorithm):
         self._plan.load_state_dict(books)
         self._ledger.load_state_dict(books)
         self._teaching.load_state_dict(books)
-        self._teaching.tapping.load_state_dict(state)
+        self._teaching.tapping.load_state_dict(state, self._s.on_change == 'warn')

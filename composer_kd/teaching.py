@@ -112,9 +112,11 @@ class Teaching:
             self.pool.stores.epoch_start()
 
     def fit_end(self, *_: Any) -> None:
-        """The training is over, and its clock stands still: finish what is being stored."""
-        with self._ledger.storing(outside=True):
-            self.pool.stores.close()
+        """The training is over, and its clock stands still: finish what is being stored, and take the hooks off."""
+        self.tapping.fit_end()
+        if self.pool.stores.filling:
+            with self._ledger.storing(outside=True):
+                self.pool.stores.close()
 
     def open_batch(self, state: State, now: Decision) -> None:
         """A batch begins; SAM and a retry after running out of memory begin it again."""

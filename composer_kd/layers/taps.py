@@ -14,6 +14,8 @@ from composer_kd.names import nearest
 INPUT = 'input'
 _PROBABILITIES = ('dropout', 'attn_dropout', 'attention_dropout')
 """Children of attention modules that are given the probabilities, and nothing else."""
+_SHARES_DROPPED = ('attention_dropout', 'attention_probs_dropout_prob', 'dropout_prob')
+"""What attention modules call the share they drop where no child of theirs does."""
 
 
 class Tap(NamedTuple):
@@ -101,6 +103,12 @@ def _is_attention(value: Any) -> bool:
     return _is_feature(value) and value.dim() == 4 and value.shape[-1] == value.shape[-2]
 
 
+def _drops(module: torch.nn.Module) -> bool:
+    """Whether an attention module drops some of its attention, by a function and not by a module of its own."""
+    shares = (getattr(part, name, 0.0) for part in module.modules() for name in _SHARES_DROPPED)
+    return module.training and any(isinstance(share, float) and share > 0 for share in shares)
+
+
 class Taps:
     """Hooks on the layers of a model.
 
@@ -128,23 +136,30 @@ class Taps:
     def __init__(self, model: torch.nn.Module, taps: Sequence[Tap], whose: str, where: str = 'losses') -> None:
         self._on, self._learning, self._whose, self._where = False, False, whose, where
         self._found: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+        self._dropped: set[str] = set()
         self._calls: dict[str, int] = {}
         self._inside: dict[str, bool] = {}
         self._taps = list(dict.fromkeys(taps))
-        self._handles = [
-            module.register_forward_hook(self._hook(tap))
-            for tap in self._taps for module in [find_module(model, tap.path, whose, where)]
+        self._hooks: list[tuple[torch.nn.Module, Callable[..., None]]] = [
+            (find_module(model, tap.path, whose, where), self._hook(tap)) for tap in self._taps
         ]
         for tap in self._taps:
             if tap.attention and tap.item is None:
                 self._watch_probabilities(find_module(model, tap.path, whose, where), tap)
+        self._handles: list[Any] = []
+        self.put_back()
+
+    def put_back(self) -> None:
+        """Hook on, where :meth:`remove` took the hooks off."""
+        if not self._handles:
+            self._handles = [module.register_forward_hook(hook) for module, hook in self._hooks]
 
     def _watch_probabilities(self, module: torch.nn.Module, tap: Tap) -> None:
         """What an attention module gives to its dropout is what is wanted; what it returns has been through that."""
         for name, child in module.named_children():
             if name in _PROBABILITIES:
-                hook = self._hook(tap, tap._replace(item=INPUT), inside=True)
-                self._handles.append(child.register_forward_hook(hook))
+                self._hooks.append((child, self._hook(tap, tap._replace(item=INPUT), inside=True)))
 
     def _hook(self, tap: Tap, reads: Tap | None = None, inside: bool = False) -> Callable[..., None]:
         key, reads = str(tap), tap if reads is None else reads
@@ -162,13 +177,17 @@ class Taps:
             if found is not None and (not tap.attention or _is_attention(found)):
                 self._calls[key] = self._calls.get(key, 0) + 1
                 self._found[key] = found
+                if not found.is_inference():  # those cannot be changed in place by what learns
+                    self._versions[key] = found._version
+                if tap.attention and tap.item is None and not inside and learning and _drops(module):
+                    self._dropped.add(key)
                 if inside:
                     self._inside[key] = True
         return hook
 
     def open(self) -> None:
         """A forward begins whose features are wanted."""
-        self._found, self._calls, self._inside = {}, {}, {}
+        self._found, self._calls, self._inside, self._versions, self._dropped = {}, {}, {}, {}, set()
         self._on, self._learning = True, False
 
     def take(self) -> dict[Tap, Tensor]:
@@ -177,7 +196,7 @@ class Taps:
         Raises:
             ValueError: For a layer that gave nothing that can be taken, or was called more than once.
         """
-        found, calls = self._found, self._calls
+        found, calls, versions = self._found, self._calls, self._versions
         self._on, self._found, self._calls = False, {}, {}
         for tap in self._taps:
             if str(tap) not in found:
@@ -187,6 +206,17 @@ class Taps:
                     f"{self._where}: module '{tap.path}' of {self._whose} is called {calls[str(tap)]} times in a "
                     'forward, so that it is not known which output is meant. Name one that is called once, such as '
                     'the module around it.',
+                )
+            if versions.get(str(tap)) not in (None, found[str(tap)]._version):
+                raise ValueError(
+                    f"{self._where}: what module '{tap.path}' of {self._whose} gives is changed in place by what "
+                    'follows (as ReLU(inplace=True) or += do), so that it is no longer what that module gave. Name the '
+                    'module after or around it, or take inplace away.',
+                )
+            if str(tap) in self._dropped:
+                raise ValueError(
+                    f"{self._where}: module '{tap.path}' of {self._whose} shows its attention after dropout alone, "
+                    'which is not what was attended to. Set its attention dropout to 0.',
                 )
         return {tap: found[str(tap)] for tap in self._taps}
 

@@ -86,13 +86,20 @@ class Tapping:
         return [(i, entry.layers) for i, entry in self._entries.items()]
 
     def fit_start(self, state: State, at_once: int | None) -> None:
-        """Refuse teachers that are asked about several microbatches at once."""
+        """Hook on again after an earlier fit, and refuse teachers that are asked about several microbatches at once."""
+        if self._student is not None:
+            self._student.put_back()
         microbatch = None if state.auto_microbatching else state.device_train_microbatch_size
         if self._entries and at_once is not None and microbatch is not None and at_once // math.ceil(microbatch) > 1:
             raise ValueError(
                 f'teacher_microbatch_size: {at_once} is more than one microbatch of {math.ceil(microbatch)}, and the '
                 'features of layers are kept for one microbatch alone. Give that or less, or leave it out.',
             )
+
+    def fit_end(self) -> None:
+        """The training is over: what is saved or exported of the student has no hooks."""
+        if self._student is not None:
+            self._student.remove()
 
     def open_batch(self, state: State, now: Decision) -> None:
         """A batch begins: count its samples and tokens over all ranks. Every rank calls this."""
@@ -159,8 +166,10 @@ class Tapping:
         name = name_of(index, pair, teacher)
         if self._learner is None or name not in self._learner.modules:
             return feature.view_as(feature) if guard.skips else feature
-        module = self._learner.modules[name]
-        projected: Tensor = module(feature.to(next(module.parameters()).dtype))
+        module, feature = self._learner.modules[name], feature.to(next(self._learner.modules[name].parameters()).dtype)
+        # where widths were said and no map was seen there are no convolutions: the same product, channel by channel
+        by_channel = feature.dim() == 4 and not any(isinstance(part, torch.nn.Conv2d) for part in module.modules())
+        projected: Tensor = module(feature.movedim(1, -1)).movedim(-1, 1) if by_channel else module(feature)
         return projected
 
     def _one(
@@ -168,7 +177,7 @@ class Tapping:
     ) -> Tensor:
         loss = self._entries[index].loss
         assert isinstance(loss, FeatureLoss)
-        of_tokens = mask is not None and loss.takes != 'map' and mask.shape in (
+        of_tokens = mask is not None and loss.takes != 'map' and student.dim() > 2 and mask.shape in (
             student.shape[:2], torch.Size((student.shape[0], student.shape[-1])) if student.dim() == 4 else None,
         )
         values = loss.rows(student, teacher, mask=mask if of_tokens else None, labels=labels)
@@ -176,7 +185,7 @@ class Tapping:
             values = values.mean(dim=1)
         bad = guard.rows(values, None, None, index)
         if bad is not None:
-            left_out(student, bad)
+            left_out(student, bad.unsqueeze(1) if bad.dim() == 2 and student.dim() == 4 else bad)  # queries, not heads
             values = values.masked_fill(bad, 0.0)
         numerator = self._numerators['tokens' if values.dim() == 2 else 'samples']
         factor = numerator / max(self._share.size(batch, self._target_key), 1)
@@ -217,10 +226,16 @@ class Tapping:
         """The projectors, where there are any."""
         return {} if self._learner is None else {'projectors': self._learner.state_text()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a checkpoint's projectors, where it has any."""
-        if self._learner is not None and state.get('projectors'):
+    def load_state_dict(self, state: Mapping[str, Any], or_anew: bool = False) -> None:
+        """Go on with a checkpoint's projectors, where it has any; where they are others, refuse, or begin anew."""
+        if self._learner is None or not state.get('projectors'):
+            return
+        try:
             self._learner.load_text(state['projectors'])
+        except ValueError as error:
+            if not or_anew:
+                raise
+            log.warning('Projectors begin anew. %s', error)
 
 
 def _token_mask(batch: Any) -> Tensor | None:
