@@ -13,7 +13,7 @@ from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import MulticlassAccuracy, MulticlassMatthewsCorrCoef
 from transformers import BertForSequenceClassification
 
-from composer_kd.models.hugging_face import TokenizedModel, bert_config
+from composer_kd.models.hugging_face import TokenizedModel, attention_kind, bert_config
 from composer_kd.models.registry import MODELS
 from composer_kd.names import nearest
 
@@ -82,6 +82,7 @@ def bert_classifier(
     max_position_embeddings: int = 512,
     hidden_dropout_prob: float = 0.1,
     attention_probs_dropout_prob: float = 0.1,
+    attn_implementation: str = 'sdpa',
 ) -> HuggingFaceModel:
     """BERT (Devlin et al. 2018, arXiv 1810.04805, section 4.1) with a linear head on its pooled first token.
 
@@ -102,6 +103,8 @@ def bert_classifier(
         max_position_embeddings: Longest sequence in tokens.
         hidden_dropout_prob: Share dropped, before the head as well, 0 to below 1.
         attention_probs_dropout_prob: Share of attention dropped, 0 to below 1.
+        attn_implementation: ``'sdpa'`` (fused) or ``'eager'``, which makes the probabilities that losses of
+            attention compare.
 
     Returns:
         A model whose batches are mappings with ``input_ids``, ``attention_mask`` and ``token_type_ids``, each
@@ -126,6 +129,7 @@ def bert_classifier(
     config = bert_config(
         vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings,
         hidden_dropout_prob, attention_probs_dropout_prob, num_labels=num_labels,
+        attn_implementation=attention_kind(attn_implementation),
         # Left open, transformers guesses it from the first batch and keeps the guess in the configuration.
         problem_type='regression' if num_labels == 1 else 'single_label_classification',
     )

@@ -9,7 +9,7 @@ from composer.metrics import LanguageCrossEntropy, LanguagePerplexity
 from composer.models import HuggingFaceModel
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from composer_kd.models.hugging_face import TokenizedModel
+from composer_kd.models.hugging_face import TokenizedModel, attention_kind
 from composer_kd.models.registry import MODELS
 
 
@@ -54,6 +54,7 @@ def gpt2(
     num_attention_heads: int = 12,
     max_position_embeddings: int = 1024,
     dropout: float = 0.1,
+    attn_implementation: str = 'sdpa',
 ) -> HuggingFaceModel:
     """GPT-2 (Radford et al. 2019, *Language Models are Unsupervised Multitask Learners*), freshly initialised.
 
@@ -68,6 +69,8 @@ def gpt2(
         num_attention_heads: Heads of each; divides the width.
         max_position_embeddings: Longest sequence in tokens.
         dropout: Share dropped, of attention too, 0 to below 1.
+        attn_implementation: ``'sdpa'`` (fused) or ``'eager'``, which makes the probabilities that losses of
+            attention compare.
 
     Returns:
         A model whose batches are mappings with ``input_ids``, ``attention_mask`` and ``labels``, each ``(N, L)`` int64;
@@ -92,7 +95,7 @@ def gpt2(
     config = GPT2Config(
         vocab_size=vocab_size, n_positions=max_position_embeddings, n_embd=hidden_size, n_layer=num_hidden_layers,
         n_head=num_attention_heads, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, use_cache=False,
-        bos_token_id=None, eos_token_id=None,
+        bos_token_id=None, eos_token_id=None, attn_implementation=attention_kind(attn_implementation),
     )
     return CausalLanguageModel(GPT2LMHeadModel(config), tokenizer)
 
@@ -110,6 +113,7 @@ def llama(
     rope_theta: float = 10000.0,
     tie_word_embeddings: bool = False,
     attention_dropout: float = 0.0,
+    attn_implementation: str = 'sdpa',
 ) -> HuggingFaceModel:
     """A model of Llama's architecture (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288), freshly initialised.
 
@@ -129,6 +133,8 @@ def llama(
         rope_theta: Base of the rotary positions, above 0.
         tie_word_embeddings: Whether words are read and predicted with the same weights.
         attention_dropout: Share of attention dropped, 0 to below 1.
+        attn_implementation: ``'sdpa'`` (fused) or ``'eager'``, which makes the probabilities that losses of
+            attention compare.
 
     Returns:
         A model with batches and logits as of :func:`gpt2`.
@@ -158,6 +164,6 @@ def llama(
         num_hidden_layers=num_hidden_layers, num_attention_heads=num_attention_heads,
         num_key_value_heads=num_key_value_heads, max_position_embeddings=max_position_embeddings,
         rope_theta=float(rope_theta), tie_word_embeddings=tie_word_embeddings, attention_dropout=attention_dropout,
-        use_cache=False, bos_token_id=None, eos_token_id=None,
+        use_cache=False, bos_token_id=None, eos_token_id=None, attn_implementation=attention_kind(attn_implementation),
     )
     return CausalLanguageModel(LlamaForCausalLM(config), tokenizer)

@@ -77,6 +77,17 @@ class TokenizedModel(HuggingFaceModel):
         return metadata
 
 
+def attention_kind(name: str) -> str:
+    """How attention is computed, checked.
+
+    Raises:
+        ValueError: For a name that is neither.
+    """
+    if name not in ('sdpa', 'eager'):
+        raise ValueError(f"attn_implementation: expected 'sdpa' or 'eager', got {name!r}.")
+    return name
+
+
 def bert_config(
     vocab_size: int,
     hidden_size: int,

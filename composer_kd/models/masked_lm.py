@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from composer_kd.batches import POSITIONS, at_positions, labelled
 from composer_kd.functional import cross_entropy
-from composer_kd.models.hugging_face import TokenizedModel, bert_config
+from composer_kd.models.hugging_face import TokenizedModel, attention_kind, bert_config
 from composer_kd.models.registry import MODELS
 
 _IGNORED = -100
@@ -89,6 +89,7 @@ def bert_masked_lm(
     max_position_embeddings: int = 512,
     hidden_dropout_prob: float = 0.1,
     attention_probs_dropout_prob: float = 0.1,
+    attn_implementation: str = 'sdpa',
 ) -> HuggingFaceModel:
     """BERT (Devlin et al. 2018, arXiv 1810.04805) for masked language modelling, freshly initialised.
 
@@ -107,6 +108,8 @@ def bert_masked_lm(
         max_position_embeddings: Longest sequence in tokens.
         hidden_dropout_prob: Share dropped, 0 to below 1.
         attention_probs_dropout_prob: Share of attention dropped, 0 to below 1.
+        attn_implementation: ``'sdpa'`` (fused) or ``'eager'``, which makes the probabilities that losses of
+            attention compare.
 
     Returns:
         A model whose batches are mappings with ``input_ids``, ``attention_mask`` and ``labels``, each ``(N, L)`` int64
@@ -127,6 +130,6 @@ def bert_masked_lm(
     """
     config = bert_config(
         vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings,
-        hidden_dropout_prob, attention_probs_dropout_prob,
+        hidden_dropout_prob, attention_probs_dropout_prob, attn_implementation=attention_kind(attn_implementation),
     )
     return MaskedLanguageModel(MaskedBert(config), tokenizer, [LanguageCrossEntropy(), MaskedAccuracy()])

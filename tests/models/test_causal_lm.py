@@ -83,3 +83,16 @@ def test_llamas_own_settings_reach_it():
     assert (config.intermediate_size, config.rope_theta, config.tie_word_embeddings) == (48, 5e5, True)
     assert (config.attention_dropout, config.num_key_value_heads) == (0.2, 2)
     assert tiny('gpt2', dropout=0.3).config.attn_pdrop == 0.3
+
+
+@pytest.mark.parametrize('name', [*MODELS, 'bert_masked_lm', 'bert_classifier'])
+def test_attention_is_computed_as_it_is_asked_for(name):
+    spec = MODELS.get(name, {'name': name, **TINY, 'intermediate_size': 32})
+    fused, eager = (build_model({**spec, 'attn_implementation': kind}).eval() for kind in ('sdpa', 'eager'))
+    assert (fused.model.config._attn_implementation, eager.model.config._attn_implementation) == ('sdpa', 'eager')
+    eager.model.load_state_dict(fused.model.state_dict())
+    words = {'input_ids': torch.arange(16).reshape(2, 8), 'attention_mask': torch.ones(2, 8, dtype=torch.int64)}
+    torch.testing.assert_close(fused(words).logits, eager(words).logits)
+    assert build_model(spec).model.config._attn_implementation == 'sdpa'
+    with pytest.raises(ValueError, match="attn_implementation: expected 'sdpa' or 'eager', got 'flash'"):
+        build_model({**spec, 'attn_implementation': 'flash'})
