@@ -159,6 +159,8 @@ def llama(
     _divides('num_key_value_heads', num_key_value_heads, 'num_attention_heads', num_attention_heads)
     if isinstance(rope_theta, bool) or not isinstance(rope_theta, (int, float)) or not rope_theta > 0:
         raise ValueError(f'rope_theta: expected a number above 0, got {rope_theta!r}.')
+    if not isinstance(tie_word_embeddings, bool):
+        raise ValueError(f'tie_word_embeddings: expected true or false, got {tie_word_embeddings!r}.')
     config = LlamaConfig(
         vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=intermediate_size,
         num_hidden_layers=num_hidden_layers, num_attention_heads=num_attention_heads,

@@ -24,7 +24,8 @@ _SMALL = {
 }
 _BASES = {
     'digits_resnet': {'width': 4}, 'resnet_cifar': {'depth': 8, 'width': 4}, 'resnet': {'architecture': 'resnet18'},
-    'bert_masked_lm': _SMALL, 'bert_classifier': _SMALL,
+    'bert_masked_lm': _SMALL, 'bert_classifier': _SMALL, 'llama': {**_SMALL, 'num_key_value_heads': 1},
+    'gpt2': {key: value for key, value in _SMALL.items() if key != 'intermediate_size'},
 }
 
 

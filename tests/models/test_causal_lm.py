@@ -62,6 +62,7 @@ def test_the_defaults_have_the_published_number_of_weights(name, parameters):
     ('gpt2', {'dropout': 1.0}, 'dropout: expected a share from 0 to below 1, got 1.0'),
     ('llama', {'num_key_value_heads': 3}, r'num_key_value_heads: expected a number that divides num_attention_heads \(2\)'),
     ('llama', {'rope_theta': 0}, 'rope_theta: expected a number above 0, got 0'),
+    ('llama', {'tie_word_embeddings': 'yes'}, "tie_word_embeddings: expected true or false, got 'yes'"),
     ('llama', {'attention_dropout': -1}, 'attention_dropout: expected a share'),
     ('llama', {'hiden_size': 4}, "unknown key 'hiden_size'. Did you mean 'hidden_size'"),
 ])
